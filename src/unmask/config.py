@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 from unmask import sizes
-from unmask.errors import UsageError, problems_error
+from unmask.errors import UsageError, problems_error, unknown_name
 
 T = TypeVar("T")
 RopePrecision = Literal["float32", "bfloat16"]
@@ -43,7 +43,7 @@ class ModelConfig:
     qkv_bias: bool = False
     """Biases on the query, key and value projections (as in Qwen2)."""
     tied_embeddings: bool = False
-    """The output head is the embedding."""
+    """The output head is the embedding (its first `vocab_size` rows)."""
     rope_theta: float = 10000.0
     """Base of the rotary position frequencies."""
     rope_precision: RopePrecision = "float32"
@@ -65,8 +65,6 @@ class ModelConfig:
                 problems.append(f"n_head {self.n_head} must be a multiple of n_kv_head {self.n_kv_head}")
             if self.mask_id is not None and not 0 <= self.mask_id <= self.vocab_size:
                 problems.append(f"mask_id {self.mask_id} must be from 0 to vocab_size {self.vocab_size}")
-            if self.tied_embeddings and self.mask_id == self.vocab_size:
-                problems.append("tied_embeddings needs mask_id within vocab_size: the mask row has no output")
         if self.rope_theta <= 0:
             problems.append(f"rope_theta {self.rope_theta} must be positive")
         if self.rope_precision not in ("float32", "bfloat16"):
@@ -100,6 +98,157 @@ class ModelConfig:
             intermediate_size=shape.intermediate_size,
             **fields,
         )
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run. The command line overrides any field: `--learning-rate 1e-3`."""
+
+    data: str = ""
+    """Directory made by `unmask prepare`."""
+    objective: str = "mdm"
+    """What is corrupted and scored: mdm, arm, mlm, span or any_order."""
+    size: str = "6M"
+    """Name of the network's size, such as 170M (the paper's family) or 804K (small ones for a CPU)."""
+    length: int = 256
+    """Tokens in a training sequence; also the longest context of the network."""
+    batch_size: int = 32
+    """Sequences in one optimizer step, over all processes."""
+    micro_batch_size: int = 0
+    """Sequences that one process computes at a time; gradients accumulate over the rest. 0: all at once."""
+    steps: int | None = None
+    """Optimizer steps. Give this or `flops`."""
+    flops: float | None = None
+    """Training budget C; steps = int(C / (6 N B T)), N the non-embedding parameters."""
+    seed: int = 0
+    """Every random choice of the run derives from it."""
+
+    learning_rate: float = 4e-4
+    """Peak learning rate."""
+    final_learning_rate: float = 0.1
+    """The cosine ends at this share of the peak."""
+    warmup_steps: int | None = None
+    """Linear warm-up. None: the paper's max(100, 1% of the steps), but no more than a tenth of the run."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled decay, on matrices only."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean."""
+    beta2: float = 0.95
+    """AdamW's decay of the square."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no clipping."""
+
+    short_share: float = 0.01
+    """Share of the steps whose sequences are cut into pieces of a length from U[1, length] (mdm, any_order, mlm, span).
+    All pieces are trained on: nothing is thrown away."""
+    mask_eps: float = 1e-3
+    """mdm: smallest masking probability t."""
+    stratified: bool = True
+    """mdm: stratify t over the global batch instead of drawing it for each row by itself."""
+    weighting: Literal["bound", "flat"] = "bound"
+    """mdm: weigh by 1/t, which makes the loss a bound on the NLL, or by a constant."""
+    mask_rate: float = 0.15
+    """mlm, span: share of the tokens that is masked."""
+
+    qkv_bias: bool = False
+    """Biases on the query, key and value projections."""
+    kv_heads: int = 0
+    """Key and value heads; 0: as many as query heads."""
+    tied_embeddings: bool = False
+    """The output head is the embedding."""
+    rope_theta: float = 10000.0
+    """Base of the rotary position frequencies."""
+
+    precision: Precision = "auto"
+    """auto: float32 on a CPU, bfloat16 autocast over float32 weights on a GPU."""
+    compile: bool = False
+    """Compile the blocks with torch.compile: faster steps after a slow first one."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+
+    log_every: int = 10
+    """Steps between `train` lines in metrics.jsonl."""
+    validate_every: int = 0
+    """Steps between validations; 0: only at the end."""
+    validation_split: str = "valid"
+    """Split of the corpus to validate on."""
+    validation_windows: int = 256
+    """Sequences to validate on; 0: no validation at all."""
+    validation_draws: int = 2
+    """Masks for each sequence of the validation (the same ones for every model)."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; one is always written at the end."""
+    keep_checkpoints: int = 2
+    """The last K checkpoints are kept."""
+    async_checkpoints: bool | None = None
+    """Write checkpoints while training goes on. None: on a GPU only."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+
+        def check(ok: bool, name: str, remedy: str) -> None:
+            if not ok:
+                problems.append(f"{name} {getattr(self, name)!r} {remedy}")
+
+        for name in ("length", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "validation_draws"):
+            check(getattr(self, name) >= 1, name, "must be at least 1")
+        for name in ("micro_batch_size", "validate_every", "validation_windows", "weight_decay", "clip", "kv_heads"):
+            check(getattr(self, name) >= 0, name, "must not be negative")
+        for name in ("short_share", "final_learning_rate"):
+            check(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
+        for name in ("mask_eps", "mask_rate"):
+            check(0 < getattr(self, name) < 1, name, "must be between 0 and 1")
+        for name in ("beta1", "beta2"):
+            check(0 <= getattr(self, name) < 1, name, "must be at least 0 and less than 1")
+        check(0 < self.learning_rate < float("inf"), "learning_rate", "must be positive")
+        check(self.steps is None or self.steps >= 1, "steps", "must be at least 1")
+        check(self.flops is None or 0 < self.flops < float("inf"), "flops", "must be positive")
+        check(self.warmup_steps is None or self.warmup_steps >= 0, "warmup_steps", "must not be negative")
+        check(self.weighting in ("bound", "flat"), "weighting", "must be bound or flat")
+        check(self.precision in ("auto", "float32", "bfloat16"), "precision", "must be auto, float32 or bfloat16")
+        if self.steps is not None and self.flops is not None:
+            problems.append(f"steps {self.steps} and flops {self.flops:g} exclude each other: give one of them")
+        if self.size not in sizes.SMALL and self.size not in sizes.FAMILY:
+            problems.append(str(unknown_name("size", self.size, [*sizes.SMALL, *sizes.FAMILY])))
+        if problems:
+            raise problems_error("run config", problems)
+
+    def model_config(self, vocab_size: int, mask_id: int | None, causal: bool) -> ModelConfig:
+        """The network of this run over a vocabulary. Raises `UsageError` where the fields do not fit together."""
+        return ModelConfig.of_size(
+            self.size,
+            vocab_size=vocab_size,
+            context_length=self.length,
+            n_kv_head=self.kv_heads,
+            mask_id=mask_id,
+            causal=causal,
+            qkv_bias=self.qkv_bias,
+            tied_embeddings=self.tied_embeddings,
+            rope_theta=self.rope_theta,
+        )
+
+    def total_steps(self, params: int) -> int:
+        """Steps of the run, from `steps` or, with `params` non-embedding parameters, from `flops` by the paper's rule.
+
+        Raises `UsageError` where neither is given, the budget is below one step, or the warm-up outlasts the run.
+        """
+        if self.steps is None and self.flops is None:
+            raise UsageError("run config: give --steps or --flops")
+        steps = self.steps or sizes.training_steps(self.flops or 0, params, self.batch_size, self.length)
+        if self.warmup_steps is not None and self.warmup_steps >= steps:
+            raise UsageError(f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run")
+        return steps
+
+    def warmup(self, steps: int) -> int:
+        """Warm-up of a run of `steps` steps."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return min(max(100, steps // 100), steps // 10)
 
 
 def to_json(config: Any) -> str:

@@ -1,0 +1,1 @@
+"""Evaluation of a `LogitsFn` or a `LanguageModel`; knows nothing of training."""
