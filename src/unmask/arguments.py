@@ -1,0 +1,111 @@
+"""Command-line arguments of one command: a dataclass parsed by tyro, with one-line errors.
+
+tyro explains a wrong argument in a box of several lines. Here every complaint becomes one `UsageError` that names the
+option, its value and what is allowed, as all of unmask's errors do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from unmask.errors import UnmaskError, UsageError
+
+T = TypeVar("T")
+
+PLAIN_WORDS = {
+    r"invalid literal for int\(\) with base 10: (.*)": r"\1 is not a whole number",
+    r"could not convert string to float: (.*)": r"\1 is not a number",
+    r"^invalid choice (.*) for argument '(.*)'. Expected one of \((.*?),?\)": r"\2: \1 must be one of \3",
+    r"^Missing value for argument '(.*)'. Expected 1 values": r"\1: needs a value",
+    r"^Missing value for argument '(.*)'. Expected (\d+) values": r"\1: needs \2 values",
+}
+"""What tyro and Python say of a wrong value, and how we say it."""
+
+
+def parse(
+    options: type[T], argv: Sequence[str], *, prog: str, default: T | None = None, config: Sequence[Any] = ()
+) -> T:
+    """The `options` (a dataclass, or a union of them for subcommands) that `argv` asks for.
+
+    `prog` is the command as typed ("unmask train"), `default` an instance to start from (a recipe's config) and
+    `config` tyro's markers. `--help` prints the help and exits 0. Raises `UsageError` for a wrong argument; errors
+    that the dataclass itself raises come through unchanged.
+    """
+    asked_for_help = any(argument in ("-h", "--help") for argument in argv)
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured), contextlib.nullcontext() if asked_for_help else _unwrapped():
+            start = tyro.MISSING_NONPROP if default is None else default
+            return tyro.cli(options, prog=prog, args=list(argv), default=start, config=tuple(config))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        original = _unmask_error_behind(stop)
+        if original is not None:
+            raise original from None
+        raise UsageError(one_line(captured.getvalue(), prog)) from None
+
+
+def one_line(box: str, prog: str) -> str:
+    """The message in tyro's error `box`, in one line that ends with where to read more."""
+    sections = _sections(box)
+    message = " ".join(line.strip() for line in sections[0]) if sections else "wrong arguments"
+    if message.startswith("Missing from "):
+        names = [line.strip() for line in sections[0] if re.match(r" {4}\S", line)]
+        message = "missing " + ", ".join(names)
+    elif message.startswith("Unrecognized options: "):
+        message = "unknown argument " + message.removeprefix("Unrecognized options: ")
+        for title, *lines in sections[1:]:
+            option = re.match(r" +(--[\w.-]+)", lines[0]) if title.startswith("Perhaps") and lines else None
+            if option:
+                message += f": did you mean {option[1]}?"
+    else:
+        message = re.sub(r"^Error parsing (\S+): ", r"\1: ", message.rstrip("."))
+        for pythonic, plain in PLAIN_WORDS.items():
+            message = re.sub(pythonic, plain, message)
+    separator = "" if message.endswith("?") else ";"
+    return f"{message}{separator} see {prog} --help"
+
+
+def _sections(box: str) -> list[list[str]]:
+    """The lines of tyro's error `box`, without frame and colours, split at its horizontal rules."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    framed = (re.match(r"[│|] (.*?) *[│|]$", line) for line in plain.splitlines())
+    sections: list[list[str]] = [[]]
+    for line in (match[1] for match in framed if match):
+        if re.fullmatch(r"[─-]+", line):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    return [section for section in sections if section]
+
+
+def _unmask_error_behind(error: BaseException) -> UnmaskError | None:
+    """The `UnmaskError` that tyro turned into this exit, if there was one."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, UnmaskError):
+            return behind
+        behind = behind.__context__
+    return None
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Generator[None]:
+    """Let tyro draw its box as wide as the message: a path broken over two lines cannot be put together again."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
