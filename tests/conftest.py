@@ -1,0 +1,1 @@
+"""Makes `tests/` importable, for the toy models that several tests share."""
