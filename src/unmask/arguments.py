@@ -75,11 +75,14 @@ def one_line(box: str, prog: str) -> str:
 
 
 def _sections(box: str) -> list[list[str]]:
-    """The lines of tyro's error `box`, without frame and colours, split at its horizontal rules."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    framed = (re.match(r"[│|] (.*?) *[│|]$", line) for line in plain.splitlines())
+    """The lines of tyro's error `box`, without frame, title and colours, split at its horizontal rules."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
+    if lines and lines[0].startswith("╭"):
+        lines = [line.strip("│") for line in lines[1:-1]]
+    else:  # where standard output is not UTF-8: no frame, and the title over a rule
+        lines = [line[1:] for line in lines[2:]]
     sections: list[list[str]] = [[]]
-    for line in (match[1] for match in framed if match):
+    for line in (line[1:].rstrip() for line in lines):
         if re.fullmatch(r"[─-]+", line):
             sections.append([])
         elif line:

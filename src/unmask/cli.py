@@ -90,9 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _dispatch(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader (such as `head`) has all it wanted. Python would flush once more at exit and complain.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (such as `head`) has all it wanted.
+        _discard_unwritten_output()
         return PIPE_CLOSED
     except KeyboardInterrupt:
         print("\nunmask: interrupted", file=sys.stderr)
@@ -102,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         message, status = explain(error)
         _report(message, status)
+        _discard_unwritten_output()
         return status
     return 0
 
@@ -178,6 +178,15 @@ def _report(message: str, status: int) -> None:
         print(f"unmask: error: {message}", file=sys.stderr)
     elif rank == "0" or status != UsageError.exit_status:
         print(f"unmask: error: process {rank}: {message}", file=sys.stderr)
+
+
+def _discard_unwritten_output() -> None:
+    """Where standard output takes no more, drop what is left: Python would try once more at exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _joined(message: str) -> str:

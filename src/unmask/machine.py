@@ -65,10 +65,13 @@ def set_up_environment() -> None:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether `folder`, or the nearest folder above it that exists, can be written to."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+    """Whether `folder` can be written to, by doing it: a read-only mount does not show in the permissions."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _private_folder() -> Path:
