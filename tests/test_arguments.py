@@ -50,9 +50,9 @@ class Options:
 
 
 def complaint(*argv: str, output: io.TextIOWrapper | None = None) -> str:
-    with contextlib.redirect_stdout(output or io.TextIOWrapper(io.BytesIO(), encoding="utf-8")):
-        with pytest.raises(UsageError) as caught:
-            parse(Options, argv, prog="unmask write")
+    output = output or io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(output), pytest.raises(UsageError) as caught:
+        parse(Options, argv, prog="unmask write")
     return str(caught.value)
 
 
