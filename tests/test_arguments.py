@@ -38,6 +38,8 @@ class Options:
     """Weight."""
     sampler: Literal["ancestral", "confidence"] = "ancestral"
     """Sampler."""
+    json: bool = False
+    """Print JSON."""
     crop: tuple[int, int] = (0, 0)
     """First and last."""
     inner: Inner = field(default_factory=Inner)
@@ -73,6 +75,7 @@ def test_parsing_starts_from_the_default_that_is_given() -> None:
     [
         ([], "missing MODEL, --out PATH"),
         (["m"], "missing --out PATH"),
+        (["m", "--foo", "1"], "missing --out PATH; unknown argument --foo, 1"),
         (["m", "--out", "o", "--steps", "x"], "--steps: 'x' is not a whole number"),
         (["m", "--out", "o", "--guidance", "big"], "--guidance: 'big' is not a number"),
         (["m", "--out", "o", "--sampler", "c"], "--sampler: 'c' must be one of 'ancestral', 'confidence'"),
@@ -117,6 +120,13 @@ def test_an_error_of_the_options_themselves_comes_through_unchanged(argv: list[s
     with pytest.raises(UnmaskError) as caught:
         parse(Options, ["m", "--out", "o", *argv], prog="unmask write")
     assert str(caught.value) == message
+
+
+def test_a_switch_has_one_form_unless_both_are_asked_for() -> None:
+    argv = ["m", "--out", "o"]
+    assert parse(Options, [*argv, "--json"], prog="p").json
+    assert complaint(*argv, "--no-json").startswith("unknown argument --no-json")
+    assert not parse(Options, [*argv, "--no-json"], prog="p", config=()).json
 
 
 def test_help_is_printed_and_exits_with_success(capsys: pytest.CaptureFixture[str]) -> None:

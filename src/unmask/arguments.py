@@ -30,12 +30,17 @@ PLAIN_WORDS = {
 
 
 def parse(
-    options: type[T], argv: Sequence[str], *, prog: str, default: T | None = None, config: Sequence[Any] = ()
+    options: type[T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    default: T | None = None,
+    config: Sequence[Any] = (tyro.conf.FlagCreatePairsOff,),
 ) -> T:
     """The `options` (a dataclass, or a union of them for subcommands) that `argv` asks for.
 
     `prog` is the command as typed ("unmask train"), `default` an instance to start from (a recipe's config) and
-    `config` tyro's markers. `--help` prints the help and exits 0. Raises `UsageError` for a wrong argument; errors
+    `config` tyro's markers; without any, each switch has both forms, `--x` and `--no-x`. `--help` prints the help and exits 0. Raises `UsageError` for a wrong argument; errors
     that the dataclass itself raises come through unchanged.
     """
     asked_for_help = any(argument in ("-h", "--help") for argument in argv)
@@ -60,6 +65,9 @@ def one_line(box: str, prog: str) -> str:
     if message.startswith("Missing from "):
         names = [line.strip() for line in sections[0] if re.match(r" {4}\S", line)]
         message = "missing " + ", ".join(names)
+        for title, *lines in sections[1:]:
+            if title.startswith("Unrecognized options"):
+                message += "; unknown argument " + ", ".join(line.strip() for line in lines)
     elif message.startswith("Unrecognized options: "):
         message = "unknown argument " + message.removeprefix("Unrecognized options: ")
         for title, *lines in sections[1:]:
