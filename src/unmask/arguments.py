@@ -40,8 +40,9 @@ def parse(
     """The `options` (a dataclass, or a union of them for subcommands) that `argv` asks for.
 
     `prog` is the command as typed ("unmask train"), `default` an instance to start from (a recipe's config) and
-    `config` tyro's markers; without any, each switch has both forms, `--x` and `--no-x`. `--help` prints the help and exits 0. Raises `UsageError` for a wrong argument; errors
-    that the dataclass itself raises come through unchanged.
+    `config` tyro's markers; with none of them, each switch has both forms, `--x` and `--no-x`. `--help` prints the
+    help and exits 0. Raises `UsageError` for a wrong argument; errors that the dataclass itself raises come through
+    unchanged.
     """
     asked_for_help = any(argument in ("-h", "--help") for argument in argv)
     captured = io.StringIO()
