@@ -1,0 +1,10 @@
+"""Scaling studies: plan a grid of runs at equal compute, run it, fit how loss scales, and draw the figures.
+
+`points` reads what was measured, `plan` and `study` make it, `isoflop` fits it, `figures` draws it. No torch here:
+whoever runs a study passes the trainer in.
+"""
+
+from unmask.scaling.isoflop import fit_isoflop
+from unmask.scaling.points import Point, read_csv
+
+__all__ = ["Point", "fit_isoflop", "read_csv"]

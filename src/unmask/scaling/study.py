@@ -1,0 +1,277 @@
+"""Running a study, and reading back what its runs left behind.
+
+    study.json  fits.json  evaluation.json  report/
+    runs/<name>/{config.json, metrics.jsonl, checkpoints/, model/}, failure.json if the run failed
+
+`metrics.jsonl` is the truth: a run is finished when it has an `end` record. Whoever runs a study passes the trainer in,
+so this module knows no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unmask.errors import UnmaskError, UsageError
+from unmask.scaling.plan import Plan, PlannedRun
+from unmask.scaling.points import Point
+
+Record = dict[str, Any]
+RunOne = Callable[[PlannedRun, Path], None]
+"""Make one run in a directory. If there is something in it, go on from there. Returns without an `end` record if it was
+asked to stop."""
+State = Literal["skipped", "started", "finished", "failed", "given up", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller of `run_study` is told, whenever something happens."""
+
+    state: State
+    run: PlannedRun
+    number: int
+    """Of this run, from 1."""
+    total: int
+    flops_done: float
+    """Budgets of all runs that are over."""
+    flops_total: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed, and why."""
+
+    run: str
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run with an `end` record."""
+
+    plan: PlannedRun
+    start: Record
+    """The last `start` record, or nothing."""
+    end: Record
+
+    @property
+    def point(self) -> Point | None:
+        """The run as a point for fits: the planned budget, what was really trained on, and the final loss."""
+        if self.end.get("loss") is None:
+            return None
+        return Point(
+            objective=self.plan.objective,
+            flops=float(self.plan.flops),
+            params=float(self.end.get("params", self.plan.params)),
+            tokens=float(self.end["tokens"]),
+            loss=float(self.end["loss"]),
+            unique_tokens=self.plan.unique_tokens,
+            convention=self.end.get("flop_convention"),
+            name=self.plan.name,
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study directory as it is now."""
+
+    directory: Path
+    plan: Plan
+    finished: tuple[FinishedRun, ...]
+    failed: tuple[Failure, ...]
+    pending: tuple[str, ...]
+    """Names of the runs that are neither: not begun, or interrupted."""
+
+    @property
+    def points(self) -> list[Point]:
+        """The points of the finished runs that have a loss."""
+        return [point for run in self.finished if (point := run.point) is not None]
+
+    @classmethod
+    def open(cls, directory: Path) -> Study:
+        """Read a study. Raises `UnmaskError` for one that is damaged or from another version."""
+        plan = Plan.read(directory)
+        finished: list[FinishedRun] = []
+        failed: list[Failure] = []
+        pending: list[str] = []
+        for run in plan.runs:
+            place = directory / "runs" / run.name
+            records = read_records(place / "metrics.jsonl")
+            end = _last(records, "end")
+            if end is not None:
+                _check_same(run, place, end)
+                finished.append(FinishedRun(run, _last(records, "start") or {}, end))
+            elif (failure := _read_failure(place)) is not None:
+                failed.append(failure)
+            else:
+                pending.append(run.name)
+        return cls(directory, plan, tuple(finished), tuple(failed), tuple(pending))
+
+
+def run_study(
+    plan: Plan,
+    directory: Path,
+    run_one: RunOne,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    attempts: int = 3,
+) -> Study:
+    """Make the runs of `plan` in order, in `directory`, and return what came of it.
+
+    Finished runs are skipped. A run that raises is recorded in its directory and the next one begins; a later call
+    tries it again, up to `attempts` times in all. A run that returns unfinished was asked to stop, and so the study
+    stops. Raises `UsageError` if the directory holds other runs under these names.
+    """
+    plan.write(directory)
+    done = 0.0
+
+    def tell(state: State, number: int, error: str = "") -> None:
+        if on_progress is not None:
+            on_progress(Progress(state, plan.runs[number - 1], number, len(plan.runs), done, plan.flops, error))
+
+    for number, run in enumerate(plan.runs, 1):
+        place = directory / "runs" / run.name
+        if _finished(run, place):
+            done += run.flops
+            tell("skipped", number)
+            continue
+        before = _read_failure(place)
+        if before is not None and before.attempts >= attempts:
+            done += run.flops
+            tell("given up", number, before.error)
+            continue
+        tell("started", number)
+        try:
+            run_one(run, place)
+        except Exception as error:  # whatever one run dies of, the others go on
+            _write_failure(place, error, 1 + (before.attempts if before else 0))
+            done += run.flops
+            tell("failed", number, _one_line(error))
+            continue
+        if not _finished(run, place):
+            tell("interrupted", number)
+            break
+        (place / "failure.json").unlink(missing_ok=True)
+        done += run.flops
+        tell("finished", number)
+    return Study.open(directory)
+
+
+def points_of_runs(directory: Path) -> list[Point]:
+    """The points of a directory with `runs/*/metrics.jsonl`, planned or not.
+
+    Without a `study.json` a run's budget is what it really spent. Raises `UsageError` if nothing is finished there.
+    """
+    if (directory / "study.json").exists():
+        study = Study.open(directory)
+        if not study.points:
+            raise UsageError(
+                f"{directory}: none of its {len(study.plan.runs)} runs is finished with a loss: run it first"
+            )
+        return study.points
+    points: list[Point] = []
+    for path in sorted(directory.glob("runs/*/metrics.jsonl")):
+        end = _last(read_records(path), "end")
+        if end is None or end.get("loss") is None:
+            continue
+        try:
+            points.append(
+                Point(
+                    objective=str(end["objective"]),
+                    flops=float(end["flops"]),
+                    params=float(end["params"]),
+                    tokens=float(end["tokens"]),
+                    loss=float(end["loss"]),
+                    convention=end.get("flop_convention"),
+                    name=path.parent.name,
+                )
+            )
+        except KeyError as error:
+            raise UnmaskError(f"{path}: the end record has no {error}: make the run again with this version") from error
+    if not points:
+        raise UsageError(f"{directory}: no study.json and no finished run in runs/*/metrics.jsonl")
+    return points
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a `metrics.jsonl`; of each (kind, step, split) the last, in order. Nothing if there is no file.
+
+    A last line that a kill cut short is left out. Raises `UnmaskError` on any other line that is not a record.
+    """
+    if not path.exists():
+        return []
+    latest: dict[tuple[Any, ...], Record] = {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record: Record = json.loads(line)
+            key = (record["kind"], record.get("step"), record.get("split"))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                continue
+            raise UnmaskError(
+                f"{path}: line {number} is not a record: restore the file, or make the run again"
+            ) from error
+        latest.pop(key, None)
+        latest[key] = record
+    return list(latest.values())
+
+
+def _last(records: Sequence[Record], kind: str) -> Record | None:
+    return next((record for record in reversed(records) if record["kind"] == kind), None)
+
+
+def _finished(run: PlannedRun, place: Path) -> bool:
+    """Whether the run in `place` has ended. Raises `UsageError` if it is another run."""
+    end = _last(read_records(place / "metrics.jsonl"), "end")
+    if end is not None:
+        _check_same(run, place, end)
+    return end is not None
+
+
+def _check_same(run: PlannedRun, place: Path, end: Record) -> None:
+    planned = {
+        "objective": run.objective,
+        "size": run.size,
+        "batch_size": run.batch_size,
+        "length": run.length,
+        "seed": run.seed,
+        **run.settings,
+    }
+    try:
+        config: Record = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    found = {**config, "objective": end.get("objective"), "size": end.get("size"), "steps": end.get("step")}
+    planned["steps"] = run.steps
+    for name, value in planned.items():
+        if name in found and found[name] != value:
+            raise UsageError(
+                f"{place}: holds another run ({name} {found[name]!r} instead of {value!r}): "
+                "give another study directory, or remove this one"
+            )
+
+
+def _one_line(error: BaseException) -> str:
+    told = str(error).strip().splitlines()
+    text = told[0] if told else type(error).__name__
+    return text if isinstance(error, UnmaskError) else f"{type(error).__name__}: {text}"
+
+
+def _write_failure(place: Path, error: BaseException, attempts: int) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    record = {"error": _one_line(error), "attempts": attempts}
+    (place / "failure.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_failure(place: Path) -> Failure | None:
+    try:
+        record: Record = json.loads((place / "failure.json").read_text(encoding="utf-8"))
+        return Failure(place.name, str(record["error"]), int(record["attempts"]))
+    except (OSError, ValueError, KeyError):
+        return None
