@@ -4,10 +4,10 @@ Nie et al. (2025), section 4, after Hoffmann et al. (2022), approach 2: at each 
 log N; its lowest point gives N*, D* and L*, and straight lines in log-log through those give N* ~ C^a, D* ~ C^b and
 L* ~ C^c. Where a budget has a single point for every objective, the points are taken to be the minima themselves.
 
-Intervals come from a bootstrap. If every size was run at least twice, runs are resampled within their size. Otherwise
-the noise of a run is estimated from the residuals of all parabolas of an objective, and resamples are drawn from a
-normal distribution whose variance is itself drawn from what that estimate leaves open, so that few residuals give wide
-intervals. All resamples are solved at once.
+Intervals come from a bootstrap. If every size was run at least twice, the runs' deviations from the mean of their size
+are resampled. Otherwise the noise of a run is estimated from the residuals of all parabolas of an objective, and
+resamples are drawn from a normal distribution whose variance is itself drawn from what that estimate leaves open, so
+that few residuals give wide intervals. All resamples are solved at once.
 
 Shapes: K budgets, P points of a budget, R resamples.
 """
@@ -15,8 +15,7 @@ Shapes: K budgets, P points of a budget, R resamples.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -36,7 +35,7 @@ from unmask.scaling.laws import (
 from unmask.scaling.points import Budget, Point
 
 Flag = Literal["too few sizes", "no minimum", "outside"]
-Noise = Literal["repeats", "residuals"]
+NoiseKind = Literal["repeats", "residuals"]
 GAP_LOSSES = 25
 """Losses at which a compute gap is given, unless asked for others."""
 
@@ -98,7 +97,7 @@ class ObjectiveFit:
     tokens_law: PowerLaw | None
     loss_law: PowerLaw | None
     """None with fewer than two usable minima."""
-    noise: Noise | None
+    noise: NoiseKind | None
     """What the resamples were drawn from; None where the runs tell nothing about their noise."""
     noise_std: float | None
     """Standard deviation of a single run's loss, in nats per token."""
@@ -202,20 +201,13 @@ def _fit_objective(
 ) -> ObjectiveFit:
     # an objective's resamples do not depend on which others are fitted beside it
     rng = np.random.default_rng([seed, *objective.encode()])
-    noise: Noise | None = None
-    std, freedom = None, 0
+    noise = None if given else _noise(budgets)
     fitted: list[tuple[Minimum, _Draws | None]]
     if given:
         fitted = [(_given(budget), None) for budget in budgets]
     else:
-        noise, std, freedom = _noise(budgets)
-        if bootstrap == 0:
-            noise = None
-        # one draw of the variance for all budgets of a resample
-        scale_R = np.ones(bootstrap)
-        if noise == "residuals" and std is not None:
-            scale_R = std * np.sqrt(freedom / rng.chisquare(freedom, bootstrap))
-        fitted = [_fit_parabola(budget, noise, scale_R, rng, keep_edge=keep_edge) for budget in budgets]
+        draw = noise.sampler(bootstrap, rng) if noise is not None and bootstrap else None
+        fitted = [_fit_parabola(budget, draw, keep_edge=keep_edge) for budget in budgets]
     minima, draws = [minimum for minimum, _ in fitted], [drawn for _, drawn in fitted]
 
     used = [number for number, minimum in enumerate(minima) if minimum.flag is None]
@@ -235,10 +227,10 @@ def _fit_objective(
         params_law,
         tokens_law,
         loss_law,
-        noise,
-        std,
-        freedom,
-        tuple(_notes(minima, loss_law, noise, freedom, bootstrap)),
+        noise.kind if noise else None,
+        noise.std if noise else None,
+        noise.freedom if noise else 0,
+        tuple(_notes(minima, loss_law, noise, bootstrap)),
     )
 
 
@@ -252,7 +244,7 @@ class _Draws:
 
 
 def _fit_parabola(
-    budget: Budget, noise: Noise | None, scale_R: Array, rng: np.random.Generator, *, keep_edge: bool
+    budget: Budget, draw: Callable[[int], Array] | None, *, keep_edge: bool
 ) -> tuple[Minimum, _Draws | None]:
     params_P = np.array([point.params for point in budget.points])
     loss_P = np.array([point.loss for point in budget.points])
@@ -273,8 +265,8 @@ def _fit_parabola(
     tokens_P = np.array([point.tokens for point in budget.points])
     tokens_line: Array = np.polyfit(np.log(params_P) - center, np.log(tokens_P), 1)
     drawn = None
-    if noise is not None:
-        loss_RP = _resample(budget, design_P3 @ parabola_3, noise, scale_R, rng)
+    if draw is not None:
+        loss_RP = design_P3 @ parabola_3 + draw(len(loss_P))
         c0_R, c1_R, c2_R = solve_3P @ loss_RP.T
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             c2_R = np.where(c2_R > 0, c2_R, np.nan)
@@ -298,44 +290,53 @@ def _fit_parabola(
     return minimum, drawn
 
 
-def _resample(budget: Budget, fitted_P: Array, noise: Noise, scale_R: Array, rng: np.random.Generator) -> Array:
-    """(R, P) losses that other runs of the same sizes might have had."""
-    shape = (len(scale_R), len(budget.points))
-    if noise == "residuals":
-        return fitted_P + scale_R[:, None] * rng.standard_normal(shape)
-    losses_RP = np.empty(shape)
-    params_P = np.array([point.params for point in budget.points])
-    loss_P = np.array([point.loss for point in budget.points])
-    for params in np.unique(params_P):
-        (cell,) = np.nonzero(params_P == params)
-        mean, repeats = float(loss_P[cell].mean()), len(cell)
-        # resampled deviations have (n - 1) / n of the variance of new runs
-        wide = (loss_P[cell] - mean) * math.sqrt(repeats / (repeats - 1))
-        losses_RP[:, cell] = mean + wide[rng.integers(repeats, size=(len(scale_R), repeats))]
-    return losses_RP
+@dataclass(frozen=True)
+class _Noise:
+    """What is known of the noise of a run's loss."""
+
+    kind: NoiseKind
+    deviations: Array
+    """Of single runs, from the mean of their size or from the parabola, scaled to the variance of a new run."""
+    std: float
+    freedom: int
+
+    def sampler(self, resamples: int, rng: np.random.Generator) -> Callable[[int], Array]:
+        """A function of the number of points that returns (R, P) noise, with one variance for all it is asked for."""
+        if self.kind == "repeats":
+            return lambda count: rng.choice(self.deviations, (resamples, count))
+        scale_R = self.std * np.sqrt(self.freedom / rng.chisquare(self.freedom, resamples))
+        return lambda count: scale_R[:, None] * rng.standard_normal((resamples, count))
 
 
-def _noise(budgets: Iterable[Budget]) -> tuple[Noise | None, float | None, int]:
-    """What is known of the noise of a run: from what, its standard deviation, and the degrees of freedom of that."""
+def _noise(budgets: Iterable[Budget]) -> _Noise | None:
+    """The noise of a run, from the repeats of all sizes or else from the residuals of all parabolas; None if neither."""
     fitted = [budget for budget in budgets if _sizes(budget) >= 3]
-    repeats = [count for budget in fitted for count in Counter(point.params for point in budget.points).values()]
-    squares, freedom = 0.0, 0
-    if repeats and min(repeats) >= 2:
+    cells = [
+        np.array([point.loss for point in budget.points if point.params == params])
+        for budget in fitted
+        for params in dict.fromkeys(point.params for point in budget.points)
+    ]
+    if cells and min(len(cell) for cell in cells) >= 2:
+        kind: NoiseKind = "repeats"
+        deviations = np.concatenate([cell - cell.mean() for cell in cells])
+        freedom = len(deviations) - len(cells)
+    else:
+        kind = "residuals"
+        residuals: list[Array] = [np.empty(0)]
         for budget in fitted:
-            for params in {point.params for point in budget.points}:
-                losses = np.array([point.loss for point in budget.points if point.params == params])
-                squares += float(((losses - losses.mean()) ** 2).sum())
-                freedom += len(losses) - 1
-        return "repeats", math.sqrt(squares / freedom), freedom
-    for budget in fitted:
-        loss_P = np.array([point.loss for point in budget.points])
-        _, design_P3 = _design(np.array([point.params for point in budget.points]))
-        residual_P = loss_P - design_P3 @ (np.linalg.pinv(design_P3) @ loss_P)
-        squares += float(residual_P @ residual_P)
-        freedom += len(loss_P) - 3
+            loss_P = np.array([point.loss for point in budget.points])
+            _, design_P3 = _design(np.array([point.params for point in budget.points]))
+            residuals.append(loss_P - design_P3 @ (np.linalg.pinv(design_P3) @ loss_P))
+        deviations = np.concatenate(residuals)
+        freedom = len(deviations) - 3 * len(fitted)
     if freedom == 0:
-        return None, None, 0
-    return "residuals", math.sqrt(squares / freedom), freedom
+        return None
+    return _Noise(
+        kind,
+        deviations * math.sqrt(len(deviations) / freedom),
+        math.sqrt(float(deviations @ deviations) / freedom),
+        freedom,
+    )
 
 
 def _design(params_P: Array) -> tuple[float, Array]:
@@ -385,9 +386,7 @@ def _gaps(fits: dict[str, ObjectiveFit], losses: Sequence[float] | None) -> Iter
             yield gap
 
 
-def _notes(
-    minima: Sequence[Minimum], loss_law: PowerLaw | None, noise: Noise | None, freedom: int, bootstrap: int
-) -> Iterable[str]:
+def _notes(minima: Sequence[Minimum], loss_law: PowerLaw | None, noise: _Noise | None, bootstrap: int) -> Iterable[str]:
     """What weakens this fit, in sentences."""
     why = {
         "too few sizes": "it has fewer than three sizes",
@@ -397,7 +396,7 @@ def _notes(
     for minimum in minima:
         if minimum.flag is not None:
             yield f"The budget of {minimum.flops:.3g} FLOPs is left out of the laws: {why[minimum.flag]}."
-        elif minimum.params is not None and not minimum.given and minimum.params_ci95 is None and noise is not None:
+        elif minimum.params is not None and not minimum.given and minimum.params_ci95 is None and noise and bootstrap:
             yield (
                 f"The budget of {minimum.flops:.3g} FLOPs has no interval for its best size: in over 5% of the "
                 "resamples its parabola opens downward."
@@ -413,8 +412,9 @@ def _notes(
         yield f"{used} budgets leave {left} of freedom, so the t intervals of the exponents are wide."
     if bootstrap and noise is None and not any(minimum.given for minimum in minima):
         yield "Three sizes at a budget fix its parabola exactly: nothing is known of the noise of a run."
-    elif noise is not None and freedom < 5:
-        yield f"The noise of a run is estimated with {freedom} degrees of freedom only."
+    elif noise is not None and noise.freedom < 5:
+        many = "1 degree" if noise.freedom == 1 else f"{noise.freedom} degrees"
+        yield f"The noise of a run is estimated with only {many} of freedom."
     interval = loss_law.exponent_ci95
     if interval is None or interval[0] <= 0 <= interval[1]:
         yield "The data do not support a loss exponent: its 95% interval is unknown or includes zero."
