@@ -140,6 +140,15 @@ class IsoflopFit:
         """The first of `gaps`."""
         return self.gaps[0] if self.gaps else None
 
+    def gap_at(self, gap: ComputeGap, loss: float) -> tuple[float, Interval | None]:
+        """One of `gaps` at another loss, with its interval."""
+        law, baseline_law = (self.objectives[name].loss_law for name in (gap.objective, gap.baseline))
+        assert law is not None
+        assert baseline_law is not None
+        there = compute_gap(gap.objective, gap.baseline, law, baseline_law, [loss], observed=gap.observed)
+        assert there is not None
+        return there.gaps[0], there.gaps_ci95[0]
+
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
         return {
@@ -309,7 +318,7 @@ class _Noise:
 
 
 def _noise(budgets: Iterable[Budget]) -> _Noise | None:
-    """The noise of a run, from the repeats of all sizes or else from the residuals of all parabolas; None if neither."""
+    """The noise of a run, from the repeats of all sizes or else from the residuals of all parabolas, if either."""
     fitted = [budget for budget in budgets if _sizes(budget) >= 3]
     cells = [
         np.array([point.loss for point in budget.points if point.params == params])

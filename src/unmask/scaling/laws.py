@@ -100,6 +100,12 @@ class ComputeGap:
     params_ratio: tuple[float, ...]
     """Optimal parameters of `objective` over those of `baseline`, at each budget of both."""
 
+    @property
+    def shown_loss(self) -> float:
+        """The loss at which to quote the gap: the middle of what both reached, or else of what either did."""
+        low, high = self.observed or (min(self.losses), max(self.losses))
+        return math.sqrt(low * high)
+
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
         rows = zip(self.losses, self.gaps, self.gaps_ci95, strict=True)
