@@ -8,8 +8,6 @@ readers with colour blindness can tell apart; what they mean is written beside t
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +15,14 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from unmask.machine import set_up_environment
 from unmask.scaling import numbers
 from unmask.scaling import points as points_module
 from unmask.scaling.isoflop import IsoflopFit, Minimum, ObjectiveFit
 from unmask.scaling.laws import Array, ComputeGap, PowerLaw
 from unmask.scaling.points import Point
 
-
-def _writable_cache() -> None:
-    """Give matplotlib a directory for its font cache where the home directory cannot be written."""
-    if "MPLCONFIGDIR" in os.environ:
-        return
-    parent = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "matplotlib"
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
-    if not os.access(parent, os.W_OK | os.X_OK):
-        directory = Path(tempfile.gettempdir()) / f"unmask-matplotlib-{os.getuid()}"
-        directory.mkdir(mode=0o700, exist_ok=True)
-        os.environ["MPLCONFIGDIR"] = str(directory)
-
-
-_writable_cache()  # matplotlib looks for it when it is imported
+set_up_environment()  # matplotlib looks for a directory that it can write to when it is imported
 
 import matplotlib as mpl  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
@@ -220,9 +205,7 @@ def _draw_minimum(axes: Axes, minimum: Minimum, color: str, theme: Theme) -> Non
     assert minimum.params is not None
     assert minimum.loss is not None
     if minimum.params_ci95 is not None:
-        low, high = axes.get_xlim()
-        left, right = max(minimum.params_ci95[0], low), min(minimum.params_ci95[1], high)
-        axes.plot([left, right], [minimum.loss] * 2, "|-", ms=7, mew=1.4, lw=1.4, color=theme.ink, zorder=4)
+        axes.plot(minimum.params_ci95, [minimum.loss] * 2, "|-", ms=7, mew=1.4, lw=1.4, color=theme.ink, zorder=4)
     face = color if minimum.flag is None else theme.paper
     axes.plot(minimum.params, minimum.loss, "D", ms=6.5, mew=1.4, mfc=face, mec=theme.ink, zorder=5)
 

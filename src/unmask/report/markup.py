@@ -1,0 +1,75 @@
+"""HTML in plain strings. Only `text` escapes, and everything that is not markup goes through it."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from unmask.scaling import numbers
+
+
+def text(value: object) -> str:
+    """`value` as HTML text, also within quotes; control characters that HTML forbids become U+FFFD."""
+    words = str(value)
+    plain = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in words)
+    return html.escape(plain, quote=True)
+
+
+def section(anchor: str, title: str, *parts: str) -> str:
+    """A section with its heading; nothing at all if it has no content."""
+    content = "\n".join(part for part in parts if part)
+    return f'<section id="{anchor}">\n<h2>{text(title)}</h2>\n{content}\n</section>' if content else ""
+
+
+def paragraph(*sentences: str, kind: str = "") -> str:
+    """A paragraph of markup."""
+    content = " ".join(sentence for sentence in sentences if sentence)
+    mark = f' class="{kind}"' if kind else ""
+    return f"<p{mark}>{content}</p>" if content else ""
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A list of markup."""
+    content = "\n".join(f"<li>{item}</li>" for item in items)
+    return f"<ul>\n{content}\n</ul>" if content else ""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = (0,)) -> str:
+    """A table of markup; the columns in `words` are text, the others numbers and set flush right. Nothing if empty."""
+    kinds = ["" if column in words else ' class="n"' for column in range(len(heads))]
+    lines = ["".join(f"<th{kind}>{head}</th>" for kind, head in zip(kinds, heads, strict=True))]
+    lines += ["".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows]
+    head, *body = (f"<tr>{line}</tr>" for line in lines)
+    if not body:
+        return ""
+    # on a narrow screen the table scrolls, not the page
+    return (
+        f'<div class="scroll"><table>\n<thead>{head}</thead>\n<tbody>\n' + "\n".join(body) + "\n</tbody></table></div>"
+    )
+
+
+def name_of(objective: str) -> str:
+    """An objective in its colour."""
+    return f'<span class="objective {text(objective)}">{text(numbers.label(objective))}</span>'
+
+
+def power(value: float) -> str:
+    """FLOPs: 3.2 × 10<sup>13</sup>."""
+    mantissa, exponent = numbers.mantissa_exponent(value)
+    ten = f"10<sup>{exponent}</sup>"
+    return f'<span class="nowrap">{ten if mantissa == "1" else f"{mantissa} × {ten}"}</span>'
+
+
+def interval(ends: tuple[float, float] | None, decimals: int | None = None) -> str:
+    """An interval: [0.60, 0.66]; counts in three figures where no decimals are given; a dash if there is none."""
+    if ends is None:
+        return "–"
+    low, high = (numbers.three_figures(end) if decimals is None else numbers.signed(end, decimals) for end in ends)
+    return f'<span class="nowrap">[{low}, {high}]</span>'
+
+
+def plus_minus(value: float, error: float | None, decimals: int = 3) -> str:
+    """A value with its standard error."""
+    told = numbers.signed(value, decimals)
+    return told if error is None else f'<span class="nowrap">{told} ± {error:.{decimals}f}</span>'

@@ -1,0 +1,355 @@
+"""The page of a study: `report/index.html` with its figures and tables, from the study directory alone.
+
+It opens from disk, needs no network and no script, and follows the reader's light or dark theme.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+from unmask.errors import UsageError
+from unmask.report import findings
+from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation
+from unmask.report.markup import (
+    bullets,
+    interval,
+    name_of,
+    paragraph,
+    plus_minus,
+    power,
+    section,
+    table,
+    text,
+)
+from unmask.report.samples import sample_figures
+from unmask.scaling import numbers
+from unmask.scaling.isoflop import IsoflopFit, Minimum, fit_isoflop
+from unmask.scaling.laws import PowerLaw
+from unmask.scaling.points import write_csv
+from unmask.scaling.study import FinishedRun, Study
+
+FIGURES = {
+    "isoflop": (
+        "IsoFLOP curves. Each curve is one budget in FLOPs, each dot a run, each diamond the lowest point of the "
+        "parabola through them, with its 95% interval. A hollow diamond lies outside the sizes that were run and is "
+        "left out of the fits."
+    ),
+    "loss-compute": (
+        "Loss against compute. Diamonds are the minima above, lines the power laws through them with 95% bands, dots "
+        "all other runs. The arrow spans the compute that one objective needs more than the other for the same loss."
+    ),
+}
+
+
+def write_report(directory: Path, *, bootstrap: int = 1000, seed: int = 0) -> Path:
+    """Fit the study in `directory`, write `fits.json` and `report/` there, and return the path of the page.
+
+    Reads `evaluation.json` if there is one. A study that is not finished, or cannot be fitted, still gets a page, which
+    says why. Raises `UsageError` if it has no finished run.
+    """
+    from unmask.scaling import figures  # matplotlib is slow to import
+
+    study = Study.open(directory)
+    if not study.points:
+        raise UsageError(f"{directory}: none of its {len(study.plan.runs)} runs is finished with a loss: run it first")
+    evaluation = Evaluation.read(directory)
+    fit, unfit = None, ""
+    try:
+        fit = fit_isoflop(study.points, bootstrap=bootstrap, seed=seed, source=str(directory))
+        (directory / "fits.json").write_text(json.dumps(fit.to_dict(), indent=2) + "\n", encoding="utf-8")
+    except UsageError as error:
+        unfit = str(error).removeprefix(f"{directory}: ")
+        (directory / "fits.json").unlink(missing_ok=True)
+
+    report = directory / "report"
+    report.mkdir(exist_ok=True)
+    files = figures.save_all(study.points, fit, report / "figures")
+    write_csv(study.points, report / "points.csv")
+    page = report / "index.html"
+    page.write_text(page_html(study, fit, unfit, evaluation, files), encoding="utf-8")
+    return page
+
+
+def page_html(
+    study: Study, fit: IsoflopFit | None, unfit: str, evaluation: Evaluation | None, files: dict[str, dict[str, str]]
+) -> str:
+    """The page. `unfit` is why there is no `fit`; `files` are the figures as `figures.save_all` names them."""
+    plan = study.plan
+    samples = evaluation.samples if evaluation else ()
+    sections = [
+        _head(study, fit, unfit, evaluation),
+        section(
+            "scaling",
+            "How loss changes with size and compute",
+            *(_figure(name, variants) for name, variants in files.items()),
+            *(paragraph(*findings.comparison(gap)) for gap in (fit.gaps if fit else ())),
+        ),
+        section("fits", "The fits", _minima_table(fit), _laws_table(fit)) if fit else "",
+        section("temporal", "Text of the same period and later text", *_temporal(evaluation)) if evaluation else "",
+        section("samples", "What the models write", *sample_figures(samples)),
+        section("limits", "What this study can and cannot show", *_limits(study, fit)),
+        section("runs", "The runs", *_runs(study)),
+        section("again", "How to make it again", *_again(study, evaluation)),
+    ]
+    style = resources.files("unmask.report").joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{text(plan.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in sections if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _head(study: Study, fit: IsoflopFit | None, unfit: str, evaluation: Evaluation | None) -> str:
+    plan = study.plan
+    found = findings.headline(fit, evaluation)
+    cards = "\n".join(
+        f'<div class="finding"><p class="figure">{each.figure}</p><p>{each.meaning}</p></div>' for each in found
+    )
+    warnings: list[str] = []
+    if unfit:
+        warnings.append(f"There is no fit: {text(unfit)}.")
+    if study.failed:
+        warnings.append(f'{_count(len(study.failed), "run")} failed (<a href="#runs">which and why</a>).')
+    if study.pending:
+        verb = "is" if len(study.pending) == 1 else "are"
+        warnings.append(f"{_count(len(study.pending), 'run')} of {len(plan.runs)} {verb} not finished.")
+    return "\n".join(
+        part
+        for part in (
+            "<header>",
+            paragraph("unmask scaling study", kind="eyebrow"),
+            f"<h1>{text(plan.title)}</h1>",
+            paragraph(text(plan.question), kind="lead"),
+            paragraph(_facts(study), kind="facts"),
+            paragraph(*warnings, kind="warning"),
+            f'<div class="findings">\n{cards}\n</div>' if cards else "",
+            "</header>",
+        )
+        if part
+    )
+
+
+def _facts(study: Study) -> str:
+    points = study.points
+    sizes = sorted({run.plan.params for run in study.finished})
+    facts = [
+        " and ".join(name_of(name) for name in dict.fromkeys(point.objective for point in points)),
+        _count(len(study.finished), "run"),
+        f"{numbers.count(sizes[0])} to {numbers.count(sizes[-1])} parameters",
+        f"{power(min(p.flops for p in points))} to {power(max(p.flops for p in points))} FLOPs",
+        f"{numbers.duration(_training_seconds(study))} of training",
+    ]
+    return " · ".join(facts)
+
+
+def _figure(name: str, files: dict[str, str]) -> str:
+    """A figure in the form that suits the reader's screen and theme."""
+    dark, narrow = "(prefers-color-scheme: dark)", "(max-width: 600px)"
+    sources = "\n".join(
+        f'<source media="{media}" srcset="figures/{files[variant]}">'
+        for media, variant in (
+            (f"{narrow} and {dark}", "narrow-dark"),
+            (narrow, "narrow-light"),
+            (dark, "wide-dark"),
+        )
+    )
+    caption = FIGURES[name]
+    alternative = caption.split(". ")[0]
+    return (
+        f'<figure>\n<picture>\n{sources}\n<img src="figures/{files["wide-light"]}" alt="{text(alternative)}">\n'
+        f"</picture>\n<figcaption>{text(caption)} "
+        f'<a href="figures/{files["wide-light"]}">SVG</a> <a href="figures/{files["png"]}">PNG</a></figcaption>\n'
+        "</figure>"
+    )
+
+
+def _minima_table(fit: IsoflopFit) -> str:
+    def row(objective: str, minimum: Minimum) -> list[str]:
+        if minimum.params is None or minimum.tokens is None or minimum.loss is None:
+            return [name_of(objective), power(minimum.flops), "–", "–", "–", "–", "–", text(minimum.flag or "")]
+        return [
+            name_of(objective),
+            power(minimum.flops),
+            numbers.count(minimum.params),
+            interval(minimum.params_ci95),
+            numbers.count(minimum.tokens),
+            numbers.signed(minimum.loss, 3),
+            interval(minimum.loss_ci95, 3),
+            "" if minimum.flag is None else text(minimum.flag + (" the sizes" if minimum.flag == "outside" else "")),
+        ]
+
+    heads = ["", "budget", "best N", "95% interval", "tokens D", "loss", "95% interval", ""]
+    rows = (row(name, minimum) for name, each in fit.objectives.items() for minimum in each.minima)
+    return paragraph("The best size at each budget, from the parabolas:", kind="above-table") + table(
+        heads, rows, words=(0, 7)
+    )
+
+
+def _laws_table(fit: IsoflopFit) -> str:
+    def row(objective: str, what: str, law: PowerLaw) -> list[str]:
+        bootstrap = law.exponent_ci95 if law.interval == "bootstrap" else None
+        return [
+            name_of(objective),
+            what,
+            f"{law.coefficient:.3g}" if law.coefficient >= 1e-3 else power(law.coefficient),
+            numbers.signed(law.exponent, 4),
+            interval(bootstrap, 4),
+            interval(law.exponent_ci95_t, 3),
+            str(law.degrees_of_freedom),
+        ]
+
+    rows = [
+        row(name, what, law)
+        for name, each in fit.objectives.items()
+        for what, law in (
+            ("best loss L", each.loss_law),
+            ("best size N", each.params_law),
+            ("best tokens D", each.tokens_law),
+        )
+        if law is not None
+    ]
+    if not rows:
+        return ""
+    heads = ["", "law", "coefficient", "exponent", "95% by bootstrap", "95% by t", "d.f."]
+    return (
+        paragraph("Power laws coefficient × C<sup>exponent</sup> through those minima:", kind="above-table")
+        + table(heads, rows, words=(0, 1))
+        + paragraph(
+            f"The bootstrap ({fit.resamples} resamples, seed {fit.seed}) asks what the noise of single runs does to "
+            "the exponent if the law is right. The t interval asks how far the minima scatter about the line, and "
+            'with few degrees of freedom it knows little. <a href="../fits.json">All fits as JSON</a>.',
+            kind="note",
+        )
+    )
+
+
+def _temporal(evaluation: Evaluation) -> Iterable[str]:
+    if not evaluation.temporal:
+        return
+    worse = {(each.objective, each.run): each.relative for each in findings.degradations(evaluation)}
+    words = [f"<b>{text(name)}</b>: {text(meaning)}" for name, meaning in evaluation.splits.items()]
+    yield paragraph("; ".join(words) + "." if words else "")
+    rows: list[list[str]] = []
+    for row in evaluation.temporal:
+        relative = worse.get((row.objective, row.run)) if row.split == SHIFTED else None
+        rows.append(
+            [
+                name_of(row.objective),
+                text(row.split),
+                plus_minus(row.loss, row.standard_error),
+                "bound" if row.bound else "exact",
+                f"{row.bits_per_byte:.3f}",
+                "" if relative is None else ("+" if relative >= 0 else "") + numbers.signed(100 * relative, 1) + "%",
+                numbers.count(row.tokens) if row.tokens else "–",
+            ]
+        )
+    heads = ["", "text", "nats per token", "", "bits per byte", f"against {IN_PERIOD}", "tokens"]
+    yield table(heads, rows, words=(0, 1, 3))
+    yield paragraph(
+        "Errors are standard errors over the held-out windows. A bound says that the true figure is no larger.",
+        kind="note",
+    )
+
+
+def _limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
+    can, cannot = bullets(findings.shown(study, fit)), bullets(findings.limits(study, fit))
+    if can:
+        yield "<h3>It shows</h3>\n" + can
+    if cannot:
+        yield "<h3>It does not show, or shows only weakly</h3>\n" + cannot
+
+
+def _runs(study: Study) -> Iterable[str]:
+    best: dict[tuple[str, float], float] = {}
+    for point in study.points:
+        key = (point.objective, point.flops)
+        best[key] = min(point.loss, best.get(key, point.loss))
+
+    def row(run: FinishedRun) -> list[str]:
+        end, point = run.end, run.point
+        if point is None:
+            loss = "not measured"
+        else:
+            loss = plus_minus(point.loss, cast("float | None", end.get("standard_error")))
+            if point.loss == best[point.objective, point.flops]:
+                loss = f"<b>{loss}</b>"
+        bits, bound, seconds = end.get("bits_per_byte"), end.get("bound"), end.get("seconds")
+        return [
+            name_of(run.plan.objective),
+            power(run.plan.flops),
+            text(run.plan.size),
+            numbers.count(run.plan.params),
+            numbers.count(float(end["tokens"])),
+            f"{int(end['step']):,}".replace(",", " "),
+            loss,
+            "" if bound is None else "bound" if bound else "exact",
+            "–" if bits is None else f"{float(bits):.3f}",
+            "–" if seconds is None else numbers.duration(float(seconds)),
+        ]
+
+    heads = ["", "budget", "size", "N", "tokens", "steps", "nats per token", "", "bits per byte", "time"]
+    yield table(heads, (row(run) for run in study.finished), words=(0, 2, 7))
+    yield paragraph(
+        "N counts non-embedding parameters. The lowest loss of each budget is bold.",
+        '<a href="points.csv">The runs as CSV</a>.',
+        kind="note",
+    )
+    if study.failed:
+        yield "<h3>Failed runs</h3>"
+        yield table(
+            ["run", "why", "attempts"],
+            ([text(each.run), text(each.error), str(each.attempts)] for each in study.failed),
+            words=(0, 1),
+        )
+    if study.pending:
+        yield "<h3>Not finished</h3>"
+        yield paragraph(text(", ".join(study.pending)))
+
+
+def _again(study: Study, evaluation: Evaluation | None) -> Iterable[str]:
+    plan = study.plan
+    starts = [run.start for run in study.finished if run.start]
+    seconds = _training_seconds(study)
+    time = f"{numbers.duration(seconds)} of training in {_count(len(study.finished), 'run')}"
+    if evaluation and evaluation.seconds:
+        time += f", {numbers.duration(evaluation.seconds)} of evaluation"
+    convention = "C = 6 N D, N without embeddings" if plan.flop_convention == "6nd" else text(plan.flop_convention)
+    rows = [
+        ("Command", f"<code>{text(plan.command)}</code>" if plan.command else ""),
+        ("Data", text(plan.corpus)),
+        ("Machine", "<br>".join(_distinct(start.get("machine") for start in starts))),
+        ("Versions", "<br>".join(_distinct(start.get("versions") for start in starts))),
+        ("Seeds", text(", ".join(map(str, plan.seeds)))),
+        ("Time", time),
+        ("Begun", "<br>".join(_distinct(start.get("time") for start in starts[:1]))),
+        ("FLOPs", convention),
+    ]
+    cells = "\n".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows if value)
+    yield f"<dl>\n{cells}\n</dl>"
+
+
+def _distinct(values: Iterable[Any]) -> list[str]:
+    """Each different value once, in words."""
+    words: dict[str, None] = {}
+    for value in values:
+        if isinstance(value, dict):
+            pairs = cast(dict[str, Any], value).items()
+            words[", ".join(f"{text(name)}&nbsp;{text(version)}" for name, version in pairs)] = None
+        elif value:
+            words[text(value)] = None
+    return list(words)
+
+
+def _training_seconds(study: Study) -> float:
+    return sum(float(run.end.get("seconds") or 0) for run in study.finished)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
