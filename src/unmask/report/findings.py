@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation, HeldOut
-from unmask.report.markup import interval, name_of, power
+from unmask.report.markup import decimals, interval, name_of, power, text
 from unmask.scaling import numbers
 from unmask.scaling.isoflop import IsoflopFit
 from unmask.scaling.laws import ComputeGap
@@ -56,26 +56,42 @@ def headline(fit: IsoflopFit | None, evaluation: Evaluation | None) -> list[Find
     """The figures at the top of the page."""
     found: list[Finding] = []
     if fit is not None:
-        for gap in fit.gaps:
-            found.append(_gap_finding(gap, fit))
-        for name, each in fit.objectives.items():
-            if each.loss_law is not None:
-                law = each.loss_law
-                meaning = f"is how the best loss of the {name_of(name)} falls with compute C"
-                if law.exponent_ci95 is not None:
-                    meaning += f"; 95% interval of the exponent {interval(law.exponent_ci95, 3)}"
-                found.append(Finding(f"C<sup>{numbers.signed(law.exponent, 3)}</sup>", meaning + "."))
-    for each in degradations(evaluation) if evaluation else []:
-        error = "" if each.standard_error is None else f" ± {100 * each.standard_error:.1f}"
-        sign = "+" if each.relative >= 0 else ""
+        found += [_gap_finding(gap, fit) for gap in fit.gaps]
+        laws = {name: each.loss_law for name, each in fit.objectives.items() if each.loss_law}
+        if laws:
+            figures = [_colored(name, f"C<sup>{numbers.signed(law.exponent, 3)}</sup>") for name, law in laws.items()]
+            names = [f"{name_of(name)} {interval(law.exponent_ci95, decimals(3))}" for name, law in laws.items()]
+            found.append(
+                Finding(
+                    " ".join(figures),
+                    "is how the loss of the best size falls with compute C; 95% intervals of the exponents: "
+                    f"{_and(names)}.",
+                )
+            )
+    worse = degradations(evaluation) if evaluation else []
+    if worse:
+        errors = [
+            f'{name_of(each.objective)} <span class="nowrap">{percent(each.relative)}'
+            + ("</span>" if each.standard_error is None else f" ± {100 * each.standard_error:.1f}</span>")
+            for each in worse
+        ]
         found.append(
             Finding(
-                f"{sign}{numbers.signed(100 * each.relative, 1)}%",
-                f"({sign}{numbers.signed(100 * each.relative, 1)}{error}) nats per token on shifted text, against text "
-                f"of the training period, for the {name_of(each.objective)}.",
+                " ".join(_colored(each.objective, percent(each.relative)) for each in worse),
+                "nats per token on shifted text, against held-out text of the training period, with standard errors: "
+                f"{_and(errors)}.",
             )
         )
     return found
+
+
+def percent(share: float) -> str:
+    """A relative change: +8.9%."""
+    return ("+" if share >= 0 else "") + numbers.signed(100 * share, 1) + "%"
+
+
+def _colored(objective: str, figure: str) -> str:
+    return f'<span class="nowrap {text(objective)}">{figure}</span>'
 
 
 def _gap_finding(gap: ComputeGap, fit: IsoflopFit) -> Finding:
@@ -84,7 +100,7 @@ def _gap_finding(gap: ComputeGap, fit: IsoflopFit) -> Finding:
     mine, base = name_of(gap.objective), name_of(gap.baseline)
     meaning = f"the compute is what the {mine} needs to match the {base} at {loss:.2f} nats per token"
     if ends is not None:
-        meaning += f"; 95% interval {interval(ends)}"
+        meaning += f"; 95% interval {interval(ends, numbers.three_figures)}"
     if gap.observed is None:
         meaning += ". No loss was reached by both, so this extrapolates"
     return Finding(f"{numbers.three_figures(value)}×", meaning + ".")
@@ -102,11 +118,12 @@ def comparison(gap: ComputeGap) -> Iterable[str]:
         verdict = "and nothing is known of its error"
     yield (
         f"The loss exponent of the {mine} less that of the {base} is {numbers.signed(gap.exponent_difference, 4)} "
-        f"(95% interval {interval(ends, 4)}), {verdict}."
+        f"(95% interval {interval(ends, decimals(4))}), {verdict}."
     )
     if gap.params_ratio:
-        ratios = ", ".join(numbers.three_figures(ratio) for ratio in gap.params_ratio)
-        yield f"The best {mine} has {ratios} times the parameters of the best {base}, from the smallest budget up."
+        low, high = (numbers.three_figures(ratio) for ratio in (min(gap.params_ratio), max(gap.params_ratio)))
+        times = low if low == high else f"{low} to {high}"
+        yield f"At equal compute the best {mine} has {times} times the parameters of the best {base}."
     if (gap.objective, gap.baseline) == ("mdm", "arm"):
         yield (
             "For comparison: the minima read off the figures of Nie et al. (2025), at 6 × 10<sup>18</sup> to "
@@ -124,13 +141,13 @@ def shown(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
             f"A comparison at equal compute: {_and([name_of(name) for name in objectives])} were trained on the same "
             "data, with the same network, batch, schedule and budgets, and scored on the same held-out windows."
         )
-    for name, each in (fit.objectives if fit else {}).items():
-        usable = each.usable
-        if len(usable) == len(each.minima) and usable:
-            yield (
-                f"At every budget the best size of the {name_of(name)} lies within the sizes that were run, so each "
-                "minimum is interpolated."
-            )
+    fits = fit.objectives if fit else {}
+    inside = [name_of(name) for name, each in fits.items() if each.minima and len(each.usable) == len(each.minima)]
+    if inside:
+        yield (
+            f"At every budget the best size of the {_and(inside)} lies within the sizes that were run, so each minimum "
+            "is interpolated."
+        )
 
 
 def limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
@@ -141,7 +158,7 @@ def limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
     low, high = min(point.flops for point in points), max(point.flops for point in points)
     if high > low:
         yield (
-            f"Its budgets span a factor of {numbers.three_figures(high / low)}, from {power(low)} to {power(high)} "
+            f"Its budgets span a factor of {high / low:.3g}, from {power(low)} to {power(high)} "
             "FLOPs. A power law that fits here need not hold far beyond, and none of the curves can show a loss that "
             "compute cannot remove."
         )
@@ -149,9 +166,12 @@ def limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
         yield f"It has one budget, {power(low)} FLOPs, and so says nothing on how loss changes with compute."
     if fit is None:
         yield "There are too few finished runs for a fit."
+    notes: dict[str, list[str]] = {}
     for name, each in (fit.objectives if fit else {}).items():
         for note in each.notes:
-            yield f"{name_of(name)}: {note}"
+            notes.setdefault(note, []).append(name_of(name))
+    for note, names in notes.items():
+        yield f"{_and(names)}: {note}"
     if fit and any(each.noise == "residuals" for each in fit.objectives.values()):
         yield (
             "Each size was run once. The noise of a run is estimated from how far the runs lie from their parabolas, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from unmask.scaling import numbers
 
@@ -61,15 +61,20 @@ def power(value: float) -> str:
     return f'<span class="nowrap">{ten if mantissa == "1" else f"{mantissa} × {ten}"}</span>'
 
 
-def interval(ends: tuple[float, float] | None, decimals: int | None = None) -> str:
-    """An interval: [0.60, 0.66]; counts in three figures where no decimals are given; a dash if there is none."""
+def interval(ends: tuple[float, float] | None, form: Callable[[float], str]) -> str:
+    """An interval whose ends are written by `form`, [0.60, 0.66]; a dash if there is none."""
     if ends is None:
         return "–"
-    low, high = (numbers.three_figures(end) if decimals is None else numbers.signed(end, decimals) for end in ends)
+    low, high = map(form, ends)
     return f'<span class="nowrap">[{low}, {high}]</span>'
 
 
-def plus_minus(value: float, error: float | None, decimals: int = 3) -> str:
+def decimals(places: int) -> Callable[[float], str]:
+    """The form of a number with so many decimals."""
+    return lambda value: numbers.signed(value, places)
+
+
+def plus_minus(value: float, error: float | None, places: int = 3) -> str:
     """A value with its standard error."""
-    told = numbers.signed(value, decimals)
-    return told if error is None else f'<span class="nowrap">{told} ± {error:.{decimals}f}</span>'
+    told = numbers.signed(value, places)
+    return told if error is None else f'<span class="nowrap">{told} ± {error:.{places}f}</span>'

@@ -16,6 +16,7 @@ from unmask.report import findings
 from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation
 from unmask.report.markup import (
     bullets,
+    decimals,
     interval,
     name_of,
     paragraph,
@@ -178,10 +179,10 @@ def _minima_table(fit: IsoflopFit) -> str:
             name_of(objective),
             power(minimum.flops),
             numbers.count(minimum.params),
-            interval(minimum.params_ci95),
+            interval(minimum.params_ci95, numbers.count),
             numbers.count(minimum.tokens),
             numbers.signed(minimum.loss, 3),
-            interval(minimum.loss_ci95, 3),
+            interval(minimum.loss_ci95, decimals(3)),
             "" if minimum.flag is None else text(minimum.flag + (" the sizes" if minimum.flag == "outside" else "")),
         ]
 
@@ -198,10 +199,10 @@ def _laws_table(fit: IsoflopFit) -> str:
         return [
             name_of(objective),
             what,
-            f"{law.coefficient:.3g}" if law.coefficient >= 1e-3 else power(law.coefficient),
+            numbers.three_figures(law.coefficient) if 1e-3 <= law.coefficient < 1e6 else power(law.coefficient),
             numbers.signed(law.exponent, 4),
-            interval(bootstrap, 4),
-            interval(law.exponent_ci95_t, 3),
+            interval(bootstrap, decimals(4)),
+            interval(law.exponent_ci95_t, decimals(3)),
             str(law.degrees_of_freedom),
         ]
 
@@ -246,7 +247,7 @@ def _temporal(evaluation: Evaluation) -> Iterable[str]:
                 plus_minus(row.loss, row.standard_error),
                 "bound" if row.bound else "exact",
                 f"{row.bits_per_byte:.3f}",
-                "" if relative is None else ("+" if relative >= 0 else "") + numbers.signed(100 * relative, 1) + "%",
+                "" if relative is None else findings.percent(relative),
                 numbers.count(row.tokens) if row.tokens else "–",
             ]
         )
@@ -305,7 +306,7 @@ def _runs(study: Study) -> Iterable[str]:
         yield "<h3>Failed runs</h3>"
         yield table(
             ["run", "why", "attempts"],
-            ([text(each.run), text(each.error), str(each.attempts)] for each in study.failed),
+            ([text(each.run), f'<span class="wrap">{text(each.error)}</span>', str(each.attempts)] for each in study.failed),
             words=(0, 1),
         )
     if study.pending:
