@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import synthetic
 
+import synthetic_study as synthetic
 from unmask.errors import UsageError
 from unmask.scaling import fit_isoflop
 from unmask.scaling.points import Point

@@ -3,8 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-import synthetic
 
+import synthetic_study as synthetic
 from unmask.errors import UsageError
 from unmask.scaling import points
 from unmask.scaling.points import Point
@@ -21,7 +21,8 @@ def read(tmp_path, content: str | bytes):
 def test_a_csv_is_read_with_its_extra_columns_ignored(tmp_path):
     found = read(
         tmp_path,
-        "note, loss ,objective,flops,params,tokens,unique_tokens\nfirst,5.1,mdm,6e12,1e5,1e7,\n\nb,5.0,arm,6e12,1e5,1e7,2e6\n",
+        "note, loss ,objective,flops,params,tokens,unique_tokens\n"
+        "first,5.1,mdm,6e12,1e5,1e7,\n\nb,5.0,arm,6e12,1e5,1e7,2e6\n",
     )
     assert found == [
         Point("mdm", 6e12, 1e5, 1e7, 5.1),

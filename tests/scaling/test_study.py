@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import pytest
-import synthetic
 
+import synthetic_study as synthetic
 from unmask import sizes
 from unmask.errors import UnmaskError, UsageError
 from unmask.scaling.plan import Plan, grid

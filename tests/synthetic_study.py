@@ -1,4 +1,4 @@
-"""Studies with known laws: loss = floor(C) + curvature * log(N / N*(C))^2, plus noise. At the floor the laws are exact."""
+"""Studies with known laws: loss = floor(C) + curvature * log(N / N*(C))^2 + noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unmask.scaling.plan import Plan, grid
+from unmask.scaling.plan import Plan, PlannedRun, grid
 from unmask.scaling.points import Point
 
 
@@ -73,7 +73,7 @@ def plan(**fields: str) -> Plan:
     return Plan(runs, **fields)
 
 
-def write_run(place: Path, run, *, seed: int = 0, noise: float = 0.004) -> None:
+def write_run(place: Path, run: PlannedRun, *, seed: int = 0, noise: float = 0.004) -> None:
     """What a trainer leaves in a run directory, with the loss from the known laws."""
     place.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, *run.name.encode()])

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import synthetic_study as synthetic
+from unmask import cli
+from unmask.scaling.points import write_csv
+from unmask.scaling.study import run_study
+
+
+@pytest.fixture
+def csv(tmp_path):
+    path = tmp_path / "points.csv"
+    write_csv(synthetic.points([1e12, 4e12, 1.6e13], sizes=5, noise=0.005), path)
+    return path
+
+
+def test_fit_prints_the_laws_and_writes_json(csv, tmp_path, capsys):
+    out = tmp_path / "fits.json"
+    assert cli.main(["scaling", "fit", str(csv), "--method", "isoflop", "--json", str(out), "--bootstrap", "100"]) == 0
+    found = json.loads(out.read_text())
+    assert set(found["objectives"]) == {"mdm", "arm"}
+    assert found["bootstrap"] == 100
+    printed = capsys.readouterr().out
+    assert f"{found['objectives']['mdm']['loss_law']['exponent']:.4f}" in printed
+    assert "1 degree of freedom" in printed
+
+
+def test_fit_prints_json_alone_when_asked_to(csv, capsys):
+    assert cli.main(["scaling", "fit", str(csv), "--json", "-", "--losses", "4.5", "5"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["loss"] for row in found["compute_gap"]["curve"]] == [4.5, 5.0]
+
+
+def test_the_seed_fixes_the_intervals(csv, capsys):
+    def fit(seed):
+        assert cli.main(["scaling", "fit", str(csv), "--json", "-", "--seed", seed]) == 0
+        return capsys.readouterr().out
+
+    assert fit("1") == fit("1") != fit("2")
+
+
+def test_fit_and_report_take_a_study(tmp_path, capsys):
+    run_study(synthetic.plan(), tmp_path, lambda run, place: synthetic.write_run(place, run))
+    assert cli.main(["scaling", "fit", str(tmp_path), "--json", "-"]) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert cli.main(["scaling", "report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report" / "index.html")
+    assert json.loads((tmp_path / "fits.json").read_text()) == fitted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fit", "absent.csv"], "absent.csv: cannot be read"),
+        (["fit", "POINTS", "--bootstrap", "-1"], "--bootstrap -1 must not be negative"),
+        (["fit", "POINTS", "--losses", "-3"], "losses [-3.0] must be positive"),
+        (["fit", "POINTS", "--method", "magic"], "--method: "),
+        (["report", "nowhere"], "study.json: cannot be read"),
+        (["guess"], "guess"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line_with_status_2(csv, arguments, told, capsys):
+    assert cli.main(["scaling", *(str(csv) if each == "POINTS" else each for each in arguments)]) == 2
+    complaint = capsys.readouterr().err
+    assert told in complaint
+    assert complaint.count("\n") == 1

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import synthetic_study as synthetic
+from unmask.errors import UnmaskError, UsageError
+from unmask.report import findings, write_report
+from unmask.report.evaluation import Evaluation, HeldOut, Sample, SampleToken
+from unmask.report.samples import SHADES, shade
+from unmask.scaling.points import read_csv
+from unmask.scaling.study import run_study
+
+VOID = {"meta", "img", "br", "source", "link"}
+NASTY = '<script>alert("x")</script> & \x07'
+
+
+class Page(HTMLParser):
+    """What is on a page: a well-formed tree is checked on the way."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.stack: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.cells: list[list[str]] = []
+        self.path = path
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.stack
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag == "tr":
+            self.cells.append([])
+        if tag == "td":
+            self.cells[-1].append("")
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.stack:
+            assert "url(" not in data
+            assert "@import" not in data
+            return
+        self.words.append(data)
+        if "td" in self.stack:
+            self.cells[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).split())
+
+    def check_links(self) -> None:
+        for link in self.links:
+            assert "//" not in link, "the page must need no network"
+            if link.startswith("#"):
+                assert any(attrs.get("id") == link[1:] for _, attrs in self.tags)
+            else:
+                assert (self.path.parent / link).exists(), link
+
+
+def evaluation() -> Evaluation:
+    def held_out(objective, split, loss):
+        return HeldOut(objective, f"{objective}-big", split, loss, 0.02, loss / 3, objective == "mdm", 65536)
+
+    tokens = (SampleToken("The", None), SampleToken(" state", 3), SampleToken(NASTY, 0), SampleToken("\n", 1))
+    return Evaluation(
+        temporal=(
+            held_out("mdm", "in-period", 4.6),
+            held_out("mdm", "shifted", 5.06),
+            held_out("arm", "in-period", 4.0),
+            held_out("arm", "shifted", 4.6),
+        ),
+        samples=(Sample("mdm", "mdm-big", NASTY, "infilled", "confidence", 4, 7, tokens),),
+        splits={"in-period": "addresses up to 1999", "shifted": "addresses since 2000"},
+        seconds=41.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    directory = tmp_path_factory.mktemp("study")
+    plan = synthetic.plan(title=f"A study of {NASTY}", question="Which?", corpus="Some text", command="unmask demo")
+    run_study(plan, directory, lambda run, place: synthetic.write_run(place, run))
+    evaluation().write(directory)
+    found = Page(write_report(directory, bootstrap=200))
+    found.check_links()
+    return found
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(page):
+    assert {"script", "iframe", "link"}.isdisjoint(tag for tag, _ in page.tags)
+    assert any(tag == "img" and attrs.get("alt") for tag, attrs in page.tags)
+
+
+def test_the_page_has_all_its_parts(page):
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert ids == {"scaling", "fits", "temporal", "samples", "limits", "runs", "again"}
+    for words in ("Which?", "Some text", "unmask demo", "2 CPU cores", "2.13.0", "41 s", "upper bound", "6 N D"):
+        assert words in page.text
+
+
+def test_what_others_wrote_is_escaped(page):
+    assert 'alert("x")' in page.text
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "\x07" not in page.path.read_text(encoding="utf-8")
+
+
+def test_the_figures_in_words_come_from_the_fits(page):
+    fits = json.loads((page.path.parents[1] / "fits.json").read_text())
+    law = fits["objectives"]["mdm"]["loss_law"]
+    assert f"−{-law['exponent']:.4f}" in page.text
+    curve = fits["compute_gap"]["curve"]
+    told = float(page.text.split("×the compute is what the MDM")[0].split()[-1])
+    assert min(row["gap"] for row in curve) * 0.99 < told < max(row["gap"] for row in curve) * 1.01
+
+
+def test_every_run_is_in_the_table_with_its_error_and_what_kind_of_figure_it_is(page):
+    runs = [cells for cells in page.cells if len(cells) == 10]
+    assert len(runs) == 24
+    assert sum("bound" in cells for cells in runs) == sum("exact" in cells for cells in runs) == 12
+    assert all("± 0.011" in cells[6] for cells in runs)
+
+
+def test_the_runs_can_be_fitted_again_from_the_csv(page):
+    assert len(read_csv(page.path.parent / "points.csv")) == 24
+
+
+def test_the_temporal_table_says_how_much_worse_shifted_text_is(page):
+    rows = [cells for cells in page.cells if "shifted" in cells]
+    assert [(cells[0], cells[2], cells[5]) for cells in rows] == [
+        ("MDM", "5.060 ± 0.020", "+10.0%"),
+        ("ARM", "4.600 ± 0.020", "+15.0%"),
+    ]
+
+
+def test_degradation_has_the_error_of_a_ratio():
+    mdm, arm = findings.degradations(evaluation())
+    assert mdm.relative == pytest.approx(0.1)
+    assert mdm.standard_error == pytest.approx(1.1 * ((0.02 / 4.6) ** 2 + (0.02 / 5.06) ** 2) ** 0.5)
+    assert arm.relative == pytest.approx(0.15)
+
+
+def test_tokens_are_shaded_by_their_step_and_given_ones_told_apart(page):
+    spans = [attrs for tag, attrs in page.tags if tag == "span" and attrs.get("title", "").startswith("step")]
+    assert [(attrs["class"], attrs["title"]) for attrs in spans] == [
+        ("s6", "step 4 of 4"),
+        ("s0", "step 1 of 4"),
+        ("s2", "step 2 of 4"),
+    ]
+    assert sum(attrs.get("class") == "given" for tag, attrs in page.tags if tag == "span") == 2  # legend and sample
+
+
+def test_shades_rise_with_the_step_and_use_the_whole_range():
+    shades = [shade(step, 32) for step in range(32)]
+    assert shades == sorted(shades)
+    assert set(shades) == set(range(SHADES))
+    assert shade(0, 1) == 0
+
+
+def test_an_unfinished_study_gets_a_page_that_says_so(tmp_path):
+    plan = synthetic.plan()
+
+    def fails(run, place):
+        if run.flops > 2e12:
+            raise UnmaskError("loss not finite in 3 steps in a row")
+        synthetic.write_run(place, run)
+
+    run_study(dataclasses.replace(plan, runs=plan.runs[:10]), tmp_path, fails)
+    plan.write(tmp_path)
+    page = Page(write_report(tmp_path))
+    page.check_links()
+    assert "only one budget" in page.text
+    assert "2 runs failed" in page.text
+    assert "14 runs of 24 are not finished" in page.text
+    assert sum("loss not finite" in cell for cells in page.cells for cell in cells) == 2
+    assert not (tmp_path / "fits.json").exists()
+
+
+def test_a_study_without_a_finished_run_is_refused(tmp_path):
+    synthetic.plan().write(tmp_path)
+    with pytest.raises(UsageError, match="none of its 24 runs is finished"):
+        write_report(tmp_path)
+
+
+def test_an_evaluation_survives_its_file_and_a_damaged_one_is_named(tmp_path):
+    path = evaluation().write(tmp_path)
+    assert Evaluation.read(tmp_path) == evaluation()
+    for content in (
+        path.read_text()[:200],
+        '{"format": "other"}',
+        '{"format": "unmask-evaluation-1", "samples": [{}]}',
+    ):
+        path.write_text(content)
+        with pytest.raises(UnmaskError, match=r"evaluation\.json") as error:
+            Evaluation.read(tmp_path)
+        assert "\n" not in str(error.value)
+    path.unlink()
+    assert Evaluation.read(tmp_path) is None
