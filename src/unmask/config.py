@@ -239,7 +239,7 @@ class RunConfig:
         """
         if self.steps is None and self.flops is None:
             raise UsageError("run config: give --steps or --flops")
-        steps = self.steps or sizes.training_steps(self.flops or 0, params, self.batch_size, self.length)
+        steps = self.steps or sizes.training_steps(self.flops or 0.0, params, self.batch_size, self.length)
         if self.warmup_steps is not None and self.warmup_steps >= steps:
             raise UsageError(f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run")
         return steps

@@ -7,8 +7,10 @@ it, and a row's noise does not depend on which rows share its batch.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
@@ -19,4 +21,6 @@ def derived_seed(seed: int, purpose: str, index: int = 0) -> int:
 
 def generator(seed: int, purpose: str, index: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh `torch.Generator` for one `purpose` ("corruption", "sample", ...) and one `index` of it."""
+    import torch  # here, so that the seeds alone cost no import of torch
+
     return torch.Generator(device).manual_seed(derived_seed(seed, purpose, index))

@@ -86,17 +86,18 @@ def prepare(
     _refuse_foreign(out)
     partial = out / PARTIAL
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial):
-            preparation = _preparation(sources, options, tokenizer, partial, report)
-            if (out / manifest.FILE).is_file():
-                _same_or_refuse(out, Manifest.read(out).preparation, preparation)
-                result = Corpus.open(out).manifest
-            else:
+        if (out / manifest.FILE).is_file():
+            preparation = _preparation(sources, options, tokenizer, None, report)
+            _same_or_refuse(out, Manifest.read(out).preparation, preparation)
+            result = Corpus.open(out).manifest
+        else:
+            partial.mkdir(parents=True, exist_ok=True)
+            with _locked(partial):
+                preparation = _preparation(sources, options, tokenizer, partial / "digests.json", report)
                 _continue_or_start(out, partial, preparation)
                 result = _prepare(sources, out, partial, options, tokenizer, preparation, processes, report)
                 write_atomically(out / manifest.FILE, result.to_json())
-        shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         name = error.filename or out
         raise UnmaskError(f"{name}: {error.strerror or error}: mend that and run again to continue") from error
@@ -187,7 +188,11 @@ def _prepare(
 
 
 def _preparation(
-    sources: list[Source], options: PrepareOptions, tokenizer: Tokenizer | int, partial: Path, report: OnProgress
+    sources: list[Source],
+    options: PrepareOptions,
+    tokenizer: Tokenizer | int,
+    digest_cache: Path | None,
+    report: OnProgress,
 ) -> dict[str, Any]:
     """All that decides the result, as the manifest records it: options, and digests of the texts and the tokenizer."""
     sizes = [source.path.stat().st_size for source in sources]
@@ -198,7 +203,7 @@ def _preparation(
         done += sizes[index]
         report("check", done, sum(sizes))
 
-    digests = sha256_files([source.path for source in sources], partial / "digests.json", on_file)
+    digests = sha256_files([source.path for source in sources], digest_cache, on_file)
     everything = hashlib.sha256()
     for source, digest in zip(sources, digests, strict=True):
         everything.update(json.dumps([source.name, source.key, source.split, digest]).encode())
@@ -228,19 +233,24 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _continue_or_start(out: Path, partial: Path, preparation: dict[str, Any]) -> None:
+    """Go on with what `partial` holds if it is the same preparation, or another one that never encoded anything."""
     record = partial / "preparation.json"
     if record.is_file():
-        _same_or_refuse(out, json.loads(record.read_text(encoding="utf-8")), preparation)
-    else:
-        write_atomically(record, json.dumps(preparation) + "\n")
+        there = json.loads(record.read_text(encoding="utf-8"))
+        if there == preparation:
+            return
+        if any(partial.glob("[0-9]*.json")):
+            _same_or_refuse(out, there, preparation)
+        shutil.rmtree(out / "tokenizer", ignore_errors=True)
+    write_atomically(record, json.dumps(preparation) + "\n")
 
 
 def _same_or_refuse(out: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     if there == here:
         return
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    names = [name for name in there if name in here and there[name] != here[name]]
     changed = "; ".join(
-        "other texts" if name == "texts" else f"{name} {there.get(name)!r}, not {here.get(name)!r}" for name in names
+        "other texts" if name == "texts" else f"{name} {there[name]!r}, not {here[name]!r}" for name in names
     )
     raise UsageError(
         f"--out {out}: holds a different preparation ({changed}): choose another directory, or delete this one"

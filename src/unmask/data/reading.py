@@ -132,7 +132,7 @@ def _open_plain(path: Path) -> Any:
 def _open_zstd(path: Path) -> Any:
     import pyarrow  # the standard library has no zstd before Python 3.14
 
-    return pyarrow.input_stream(str(path), compression="zstd")
+    return cast(Any, pyarrow).input_stream(str(path), compression="zstd")
 
 
 def _text_blocks(path: Path) -> Iterator[str]:

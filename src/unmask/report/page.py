@@ -306,7 +306,10 @@ def _runs(study: Study) -> Iterable[str]:
         yield "<h3>Failed runs</h3>"
         yield table(
             ["run", "why", "attempts"],
-            ([text(each.run), f'<span class="wrap">{text(each.error)}</span>', str(each.attempts)] for each in study.failed),
+            (
+                [text(each.run), f'<span class="wrap">{text(each.error)}</span>', str(each.attempts)]
+                for each in study.failed
+            ),
             words=(0, 1),
         )
     if study.pending:

@@ -10,10 +10,21 @@ from __future__ import annotations
 from unmask.errors import unknown_name
 from unmask.samplers.ancestral import ancestral
 from unmask.samplers.autoregressive import autoregressive
-from unmask.samplers.canvas import Sampled, Sampler, Step
+from unmask.samplers.canvas import OnStep, Sampled, Sampler, Step
 from unmask.samplers.confidence import SCHEDULES, confidence
 
-__all__ = ["SAMPLERS", "SCHEDULES", "Sampled", "Sampler", "Step", "ancestral", "autoregressive", "confidence", "lookup"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULES",
+    "OnStep",
+    "Sampled",
+    "Sampler",
+    "Step",
+    "ancestral",
+    "autoregressive",
+    "confidence",
+    "lookup",
+]
 
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": ancestral,
