@@ -118,4 +118,5 @@ def spread(total: int, wanted: int) -> list[int]:
 
 def _batches(tokens_RL: Tensor, masks_RL: Tensor, vocab_size: int) -> list[tuple[Tensor, Tensor]]:
     rows = max(1, min(256, LOGITS_AT_ONCE // (tokens_RL.shape[1] * vocab_size)))
-    return list(zip(tokens_RL.split(rows), masks_RL.split(rows), strict=True))
+    starts = range(0, len(tokens_RL), rows)
+    return [(tokens_RL[start : start + rows], masks_RL[start : start + rows]) for start in starts]

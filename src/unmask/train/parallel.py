@@ -7,7 +7,7 @@ through FSDP2 `fully_shard`, a slice of each parameter.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -58,7 +58,7 @@ class World:
 
 
 @contextmanager
-def join() -> Iterator[World]:
+def join() -> Generator[World]:
     """Join the processes that `torchrun` started, or be the only one. The process group ends with the block."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
