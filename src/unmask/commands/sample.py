@@ -1,0 +1,101 @@
+"""`unmask sample`: write text with a model, or fill in blanks; in a terminal one watches it happen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from unmask.errors import UsageError
+
+if TYPE_CHECKING:
+    from unmask.language_model import Generation, LanguageModel
+    from unmask.samplers import OnStep
+
+
+@dataclass(frozen=True)
+class Options:
+    """Write text after a prompt, or fill in the blanks of a text."""
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Model directory, or directory of a training run."""
+    prompt: str = ""
+    """Text to go on from."""
+    infill: str | None = None
+    """Text with blanks to fill: _ stands for one token, __ for two, _[20] for twenty."""
+    sampler: str | None = None
+    """ancestral, confidence or autoregressive. None: confidence, and autoregressive for an ARM."""
+    steps: int | None = None
+    """Steps in which the masks are revealed. None: one for each token."""
+    guidance: float = 0.0
+    """Weight w of classifier-free guidance towards the prompt; above 0 it takes twice the network calls."""
+    temperature: float = 1.0
+    """0 takes the likeliest token."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens only (autoregressive sampler)."""
+    top_p: float = 1.0
+    """Draw among the fewest tokens that reach this probability only (autoregressive sampler)."""
+    schedule: str | None = None
+    """How many tokens a step reveals: even, or released as in the paper's code (confidence sampler)."""
+    max_new_tokens: int = 64
+    """Tokens to write after the prompt."""
+    num_samples: int = 1
+    """How many texts; the k-th has the seed + k."""
+    seed: int = 0
+    """The same seed gives the same text."""
+    device: str = "auto"
+    """Where to run: auto, cpu, cuda."""
+    json: bool = False
+    """Print one JSON object a line for each text."""
+
+
+def run(options: Options) -> None:
+    """Print the texts with their cost."""
+    if options.num_samples < 1:
+        raise UsageError(f"--num-samples {options.num_samples}: must be at least 1")
+    if options.infill is not None and options.prompt:
+        raise UsageError("--prompt and --infill exclude each other: write the prompt into the text with blanks")
+
+    from unmask.language_model import load
+
+    lm = load(options.model, options.device)
+    watched = sys.stdout.isatty() and not options.json
+    for number in range(options.num_samples):
+        seed = options.seed + number
+        generation = _watch(lm, options, seed) if watched else _generate(lm, options, seed)
+        if options.json:
+            print(json.dumps(generation.to_dict(), ensure_ascii=False))
+        else:
+            calls = f"{generation.network_calls} network call{'s' if generation.network_calls != 1 else ''}"
+            print(f"{generation.text}\n[{generation.sampler}, seed {seed}: {calls}, {generation.seconds:.2f} s]")
+
+
+def _generate(lm: LanguageModel, options: Options, seed: int, on_step: OnStep | None = None) -> Generation:
+    common: dict[str, Any] = {
+        "sampler": options.sampler,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "temperature": options.temperature,
+        "seed": seed,
+        "on_step": on_step,
+    }
+    if options.top_k is not None:
+        common["top_k"] = options.top_k
+    if options.top_p != 1.0:
+        common["top_p"] = options.top_p
+    if options.schedule is not None:
+        common["schedule"] = options.schedule
+    if options.infill is not None:
+        return lm.infill(options.infill, **common)
+    return lm.generate(options.prompt, max_new_tokens=options.max_new_tokens, **common)
+
+
+def _watch(lm: LanguageModel, options: Options, seed: int) -> Generation:
+    from unmask.view import DenoisingView
+
+    with DenoisingView(lm.pieces, lm.mask_id) as view:
+        return _generate(lm, options, seed, view.on_step)

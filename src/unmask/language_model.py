@@ -1,0 +1,460 @@
+"""A `LanguageModel`: weights, tokenizer and objective together, with what one wants of them.
+
+It generates, fills in blanks, and scores. Everything is deterministic given a seed: prompts in one call give what they
+give one by one, and each result carries what it cost.
+
+Shapes: B rows, L positions, V vocabulary, S selected positions, N new tokens of a causal network.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast, overload
+
+import torch
+from torch import Tensor
+
+from unmask import guidance as guiding
+from unmask import infilling, likelihood, model_directory, samplers, seeding
+from unmask.config import ModelConfig
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import UsageError, unknown_name
+from unmask.likelihood import Estimate
+from unmask.logits_fn import LogitsFn
+from unmask.model import KVCache, Transformer
+from unmask.samplers import OnStep
+from unmask.samplers.autoregressive import Extend
+
+ESTIMATORS = ("auto", "exact", "stratified", "mc", "chain")
+BROKEN = "\ufffd"
+"""What bytes that are no character decode to."""
+LONGEST_CHARACTER = 4
+"""In bytes of UTF-8."""
+DEFAULT_SAMPLER = {True: "autoregressive", False: "confidence"}
+"""By whether the network is causal."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated or filled-in text."""
+
+    text: str
+    """The whole passage; after a prompt, up to the end-of-text token."""
+    fills: list[str]
+    """The new text alone: one piece after a prompt, one for each blank of an infilling."""
+    tokens: list[int]
+    """All tokens, given and new, past the end of text too."""
+    reveal_steps: list[int]
+    """The step, from 0, in which each token was revealed; -1 for a given one."""
+    network_calls: int
+    """Calls that this text needed; two per evaluation under guidance."""
+    seconds: float
+    """Wall time of the batch that it was made in."""
+    sampler: str
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict for JSON."""
+        return asdict(self)
+
+
+class LanguageModel:
+    """Weights, tokenizer and objective of one model. Made by `load`, or from a network in memory."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, objective: str) -> None:
+        """Raises `UnmaskError` if the vocabularies of network and tokenizer differ."""
+        model_directory.check_vocabulary(model.config, tokenizer, "the model")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.objective = objective
+
+    @property
+    def config(self) -> ModelConfig:
+        """The shape of the network."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def mask_id(self) -> int:
+        """The id that stands for a position to be filled: the mask token's; for an ARM one that nothing else has."""
+        return self.config.vocab_size if self.config.mask_id is None else self.config.mask_id
+
+    @property
+    def logits_fn(self) -> LogitsFn:
+        """The network as a `LogitsFn`: position i's logits predict token i, for an ARM from the tokens before it."""
+        if self.config.causal:
+            return CausalLogits(self.model, self.tokenizer.bos_id)
+        return MaskedLogits(self.model)
+
+    def save(self, directory: str | Path) -> None:
+        """Write a model directory in Hugging Face layout that `load` opens."""
+        model_directory.save(
+            directory, self.model.state_dict(), config=self.config, tokenizer=self.tokenizer, objective=self.objective
+        )
+
+    @overload
+    def generate(self, prompt: str, **arguments: Any) -> Generation: ...
+
+    @overload
+    def generate(self, prompt: list[str], **arguments: Any) -> list[Generation]: ...
+
+    def generate(
+        self,
+        prompt: str | list[str],
+        *,
+        max_new_tokens: int = 64,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float = 0.0,
+        temperature: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 16,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Generation | list[Generation]:
+        """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts.
+
+        `sampler` is a name in `SAMPLERS`, by default "confidence", and "autoregressive" for an ARM; `options` are its
+        own keyword arguments. `steps` None is one per token; the autoregressive sampler always takes that. `seed` is
+        one for all prompts (each gives what it gives alone) or one for each. `batch_size` rows run at a time. `on_step`
+        sees each batch.
+
+        Raises `UsageError` on an unknown sampler or option, a number out of range, text longer than the context, and
+        for an ARM on guidance or a sampler that needs a mask token.
+        """
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens {max_new_tokens}: must be at least 1")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        jobs: list[_Job] = []
+        for text in prompts:
+            given = self.tokenizer.encode(text)
+            length = len(given) + max_new_tokens
+            self._check_length(length, f"prompt of {len(given)} tokens and max_new_tokens {max_new_tokens}")
+            jobs.append(_Job([*given, *[self.mask_id] * max_new_tokens], [range(len(given), length)], stops=True))
+        settings = _Sampling(sampler, steps, guidance, temperature, batch_size, on_step, options)
+        generations = self._sample(jobs, settings, seed)
+        return generations[0] if isinstance(prompt, str) else generations
+
+    def infill(
+        self,
+        text: str,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float = 0.0,
+        temperature: float = 1.0,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Generation:
+        r"""Fill the blanks of `text`: `_` is a blank of one token, `__` of two, `_[20]` of twenty, `\_` an underscore.
+
+        The other arguments are those of `generate`; guidance takes all of the given text as its prompt. Raises
+        `UsageError` as `generate`, on a text without a blank, and for an ARM, which can't look ahead.
+        """
+        if self.config.mask_id is None:
+            raise UsageError(
+                "infill: this model has no mask token (it is autoregressive): take one that was trained with masks"
+            )
+        tokens, blanks = infilling.encode(text, self.tokenizer, self.mask_id)
+        self._check_length(len(tokens), f"infill text of {len(tokens)} tokens")
+        settings = _Sampling(sampler, steps, guidance, temperature, 1, on_step, options)
+        return self._sample([_Job(tokens, blanks, stops=False)], settings, seed)[0]
+
+    def score(
+        self,
+        prompt: str,
+        continuation: str,
+        *,
+        estimator: str = "auto",
+        num_samples: int = 128,
+        guidance: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> Estimate:
+        """The log-likelihood of `continuation` after `prompt`, in nats; minus the bound unless by the chain rule.
+
+        `estimator`: "exact", "stratified", "mc" and "auto" as in `likelihood.bound`, "chain" as in
+        `likelihood.chain_rule`. An ARM's likelihood is exact in one call, by "auto", "exact" or "chain".
+        """
+        return self.score_many(
+            [(prompt, continuation)],
+            estimator=estimator,
+            num_samples=num_samples,
+            guidance=guidance,
+            seed=seed,
+            batch_size=batch_size,
+        )[0]
+
+    def score_many(
+        self,
+        requests: Iterable[tuple[str, str]],
+        *,
+        estimator: str = "auto",
+        num_samples: int = 128,
+        guidance: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> list[Estimate]:
+        """`score` of many (prompt, continuation) pairs, those of one length together; the same figures as one by one.
+
+        All draw the same masks where they score as many tokens (common random numbers). Raises `UsageError` on an
+        unknown estimator, an empty continuation, text longer than the context, and for an ARM on guidance or an
+        estimator that masks.
+        """
+        if estimator not in ESTIMATORS:
+            raise unknown_name("estimator", estimator, ESTIMATORS)
+        if self.config.causal:
+            self._refuse_guidance(guidance)
+            if estimator in ("stratified", "mc"):
+                raise UsageError(f"estimator {estimator!r}: an autoregressive model's likelihood is exact: take auto")
+        encoded = [self._encode_pair(*request) for request in requests]
+        estimates: dict[int, Estimate] = {}
+        for indices in _by_length([tokens for tokens, _ in encoded]):
+            tokens_BL = torch.tensor([encoded[index][0] for index in indices], device=self.device)
+            first_B1 = torch.tensor([[encoded[index][1]] for index in indices], device=self.device)
+            scored_BL = torch.arange(tokens_BL.shape[1], device=self.device) >= first_B1
+            generators = [seeding.generator(seed, "likelihood") for _ in indices]
+            found = self._estimate(tokens_BL, scored_BL, estimator, num_samples, guidance, generators, batch_size)
+            estimates.update(zip(indices, found, strict=True))
+        return [estimates[index] for index in range(len(encoded))]
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token, masks and special tokens ''; joined, they are the decoded text.
+
+        A character whose bytes are spread over several tokens is the last one's.
+        """
+        texts: list[str] = []
+        start = 0  # decoding from here shows what each further token adds
+        before = ""
+        unfinished: int | None = None  # the token that began a character which is not whole yet
+        for end in range(1, len(tokens) + 1):
+            decoded = self.tokenizer.decode(tokens[start:end])
+            if decoded.endswith(BROKEN) and end < len(tokens) and end - start <= LONGEST_CHARACTER:
+                unfinished = end - 1 if unfinished is None else unfinished
+                texts.append("")
+                continue
+            added = decoded[len(before) :]
+            if unfinished is not None:  # bytes that turned out to belong to no character
+                whole = added.lstrip(BROKEN)
+                texts[unfinished] = added[: len(added) - len(whole)]
+                added = whole
+            texts.append(added)
+            if decoded != before:
+                start, unfinished = end - 1, None
+            before = self.tokenizer.decode(tokens[start:end])
+        return texts
+
+    def _estimate(
+        self,
+        tokens_BL: Tensor,
+        scored_BL: Tensor,
+        estimator: str,
+        num_samples: int,
+        guidance: float,
+        generators: list[torch.Generator],
+        batch_size: int,
+    ) -> list[Estimate]:
+        if self.config.causal:
+            return likelihood.causal(self.logits_fn, tokens_BL, scored_BL, batch_size=batch_size)
+        logits_fn = guiding.classifier_free(self.logits_fn, ~scored_BL, guidance, self.mask_id)
+        if estimator == "chain":
+            return likelihood.chain_rules(logits_fn, tokens_BL, scored_BL, mask_id=self.mask_id, batch_size=batch_size)
+        return likelihood.bounds(
+            logits_fn,
+            tokens_BL,
+            scored_BL,
+            mask_id=self.mask_id,
+            estimator=estimator,
+            num_samples=num_samples,
+            generators=generators,
+            batch_size=batch_size,
+        )
+
+    def _encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], int]:
+        """The tokens of both, and where the continuation begins; it takes a space at the end of the prompt along."""
+        space = len(prompt) - len(prompt.rstrip(" "))
+        if space:
+            prompt, continuation = prompt[:-space], prompt[-space:] + continuation
+        given, tokens = self.tokenizer.encode(prompt), self.tokenizer.encode(prompt + continuation)
+        if len(tokens) <= len(given):
+            raise UsageError(f"continuation {continuation!r}: has no tokens of its own: give some text")
+        self._check_length(len(tokens), f"prompt and continuation of {len(tokens)} tokens")
+        return tokens, len(given)
+
+    def _sample(self, jobs: list[_Job], settings: _Sampling, seed: int | Sequence[int]) -> list[Generation]:
+        name = settings.sampler or DEFAULT_SAMPLER[self.config.causal]
+        sampler = samplers.lookup(name)
+        options = settings.options
+        if self.config.causal:
+            self._refuse_guidance(settings.guidance)
+            if name != "autoregressive":
+                raise UsageError(
+                    f"sampler {name!r}: needs a mask token, and this model is autoregressive: leave it out"
+                )
+        known = set(inspect.signature(sampler).parameters) - set(
+            inspect.signature(samplers.Sampler.__call__).parameters
+        )
+        for option in options:
+            if option not in known:
+                raise unknown_name("option", option, known)
+        if name == "autoregressive" and all(job.stops for job in jobs):
+            options = {"stop_id": self.tokenizer.eos_id, **options}
+        seeds = [seed] * len(jobs) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(jobs):
+            raise UsageError(f"{len(seeds)} seeds for {len(jobs)} prompts: give one, or one for each")
+        if settings.batch_size < 1:
+            raise UsageError(f"batch_size {settings.batch_size}: must be at least 1")
+
+        generations: dict[int, Generation] = {}
+        for group in _by_length([job.tokens for job in jobs]):
+            for indices in (group[i : i + settings.batch_size] for i in range(0, len(group), settings.batch_size)):
+                begun = time.perf_counter()
+                tokens_BL = torch.tensor([jobs[index].tokens for index in indices], device=self.device)
+                given_BL = tokens_BL != self.mask_id
+                sampled = sampler(
+                    guiding.classifier_free(self.logits_fn, given_BL, settings.guidance, self.mask_id),
+                    tokens_BL,
+                    mask_id=self.mask_id,
+                    steps=settings.steps,
+                    temperature=settings.temperature,
+                    generator=[seeding.generator(seeds[index], "sample") for index in indices],
+                    on_step=settings.on_step,
+                    **options,
+                )
+                tokens = cast("list[list[int]]", sampled.tokens_BL.tolist())
+                steps = cast("list[list[int]]", sampled.reveal_step_BL.tolist())
+                calls = cast("list[int]", sampled.network_calls_B.tolist())
+                seconds = time.perf_counter() - begun
+                for row, index in enumerate(indices):
+                    text, fills = self._texts(jobs[index], tokens[row])
+                    generations[index] = Generation(
+                        text, fills, tokens[row], steps[row], calls[row], seconds, sampler=name, seed=seeds[index]
+                    )
+        return [generations[index] for index in range(len(jobs))]
+
+    def _texts(self, job: _Job, tokens: list[int]) -> tuple[str, list[str]]:
+        """The passage and the text of each blank; a passage that stops ends before its first new end-of-text token."""
+        eos_id, start = self.tokenizer.eos_id, job.blanks[0].start
+        if job.stops and eos_id is not None and eos_id in tokens[start:]:
+            tokens = tokens[: tokens.index(eos_id, start)]
+        pieces = self.pieces(tokens)
+        return "".join(pieces), ["".join(pieces[blank.start : blank.stop]) for blank in job.blanks]
+
+    def _check_length(self, length: int, what: str) -> None:
+        if length > self.config.context_length:
+            raise UsageError(f"{what}: more than the context of {self.config.context_length} tokens: shorten it")
+
+    def _refuse_guidance(self, weight: float) -> None:
+        if weight:
+            raise UsageError(f"guidance {weight}: needs a mask token, and this model is autoregressive: leave it at 0")
+
+
+@dataclass(frozen=True)
+class MaskedLogits:
+    """A network trained with masks as a `LogitsFn`."""
+
+    model: Transformer
+
+    @torch.no_grad()
+    def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
+        """The network's rows, which predict the tokens at their own positions."""
+        return self.model(tokens_BL, select_BL)
+
+
+@dataclass(frozen=True)
+class CausalLogits:
+    """An ARM as a `LogitsFn`: the network reads the row moved right by one, behind the beginning-of-text token.
+
+    Without such a token position 0 is uniform. Positions yet to be filled influence nothing before them, so their ids
+    need no row in the embedding.
+    """
+
+    model: Transformer
+    bos_id: int | None
+
+    @torch.no_grad()
+    def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
+        """Position i's logits, from the tokens before i."""
+        first = 0 if self.bos_id is None else self.bos_id
+        inputs_BL = torch.cat([torch.full_like(tokens_BL[:, :1], first), self._known(tokens_BL[:, :-1])], dim=1)
+        if self.bos_id is not None:
+            return self.model(inputs_BL, select_BL)
+        logits_BLV = self.model(inputs_BL[:, 1:]) if inputs_BL.shape[1] > 1 else self.model(inputs_BL)[:, :0]
+        uniform_B1V = logits_BLV.new_zeros(len(tokens_BL), 1, self.model.config.vocab_size)
+        logits_BLV = torch.cat([uniform_B1V, logits_BLV], dim=1)
+        return logits_BLV if select_BL is None else logits_BLV[select_BL]
+
+    def incremental(self, rows: int, length: int) -> Extend:
+        """Generation with a cache of keys and values; see `samplers.autoregressive`."""
+        cache = KVCache(self.model.config, rows, length, device=next(self.model.parameters()).device)
+        started = False
+
+        @torch.no_grad()
+        def extend(tokens_BN: Tensor) -> Tensor:
+            nonlocal started
+            if not started and self.bos_id is not None:
+                tokens_BN = torch.cat([tokens_BN.new_full((rows, 1), self.bos_id), tokens_BN], dim=1)
+            started = True
+            if not tokens_BN.shape[1]:
+                return torch.zeros(rows, self.model.config.vocab_size, device=tokens_BN.device)
+            last_BN = torch.zeros_like(tokens_BN, dtype=torch.bool)
+            last_BN[:, -1] = True
+            return self.model(tokens_BN, last_BN, cache)
+
+        return extend
+
+    def _known(self, tokens_BL: Tensor) -> Tensor:
+        return tokens_BL.masked_fill(tokens_BL >= self.model.config.embedding_rows, 0)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A row to sample: its tokens, where its blanks are, and whether it ends at the end-of-text token."""
+
+    tokens: list[int]
+    blanks: list[range]
+    stops: bool
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """How to sample; the arguments of `LanguageModel.generate`."""
+
+    sampler: str | None
+    steps: int | None
+    guidance: float
+    temperature: float
+    batch_size: int
+    on_step: OnStep | None
+    options: dict[str, Any]
+
+
+def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The indices of `rows`, those of one length together."""
+    groups: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(len(row), []).append(index)
+    return list(groups.values())
+
+
+def load(path: str | Path, device: str | torch.device = "auto") -> LanguageModel:
+    """Open the model in `path`: a model directory, or the directory of a training run.
+
+    `device` "auto" is the GPU where there is one, else the CPU. Raises `UsageError` if there is no model, and
+    `UnmaskError` if its files are damaged or do not belong together.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    stored = model_directory.read(path)
+    model = Transformer(stored.config)
+    model.load_state_dict(model_directory.fitting_weights(stored, model.state_dict()))
+    return LanguageModel(model.to(device), stored.tokenizer, stored.objective)

@@ -1,0 +1,80 @@
+"""The network's weights under the names that Llama has in Transformers, and back: how they lie on disk.
+
+Ours are fused where one product serves several parts: `attention.qkv` holds the query, key and value rows in this
+order, `mlp.gate_up` the gate's and then the up projection's. Nothing is computed; both ways are exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unmask.config import ModelConfig
+
+WHOLE = {
+    "embedding": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+}
+"""Parts outside the blocks: our name to Llama's."""
+IN_BLOCK = {
+    "attention_norm": "input_layernorm",
+    "attention.out": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "mlp.down": "mlp.down_proj",
+}
+"""Parts of a block that are the same."""
+FUSED = {
+    "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""Parts of a block that are one for us and several for Llama, in the order of their rows."""
+
+
+def to_llama(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """A `state_dict` of ours, or a part of one, under Llama's names."""
+    llama: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        part, kind = name.rsplit(".", 1)
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", part)
+        if block is None:
+            llama[f"{WHOLE[part]}.{kind}"] = tensor
+        elif block[2] in IN_BLOCK:
+            llama[f"model.layers.{block[1]}.{IN_BLOCK[block[2]]}.{kind}"] = tensor
+        else:
+            pieces = torch.split(tensor, _rows(block[2], config))
+            for theirs, piece in zip(FUSED[block[2]], pieces, strict=True):
+                llama[f"model.layers.{block[1]}.{theirs}.{kind}"] = piece
+    return llama
+
+
+def from_llama(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Weights under Llama's names as a `state_dict` of ours.
+
+    What is missing or belongs to no part of ours is left out: compare the names with those of `to_llama` first.
+    """
+    ours: dict[str, Tensor] = {}
+    for part, theirs in WHOLE.items():
+        _join(ours, weights, f"{part}.weight", [f"{theirs}.weight"])
+    for layer in range(config.n_layer):
+        for part, theirs in {**{part: (name,) for part, name in IN_BLOCK.items()}, **FUSED}.items():
+            for kind in ("weight", "bias"):
+                names = [f"model.layers.{layer}.{name}.{kind}" for name in theirs]
+                _join(ours, weights, f"blocks.{layer}.{part}.{kind}", names)
+    return ours
+
+
+def _join(ours: dict[str, Tensor], weights: Mapping[str, Tensor], name: str, theirs: list[str]) -> None:
+    if all(each in weights for each in theirs):
+        ours[name] = weights[theirs[0]] if len(theirs) == 1 else torch.cat([weights[each] for each in theirs])
+
+
+def _rows(part: str, config: ModelConfig) -> list[int]:
+    """Rows of each piece of a fused part."""
+    if part == "mlp.gate_up":
+        return [config.intermediate_size] * 2
+    keys = config.n_kv_head * config.head_dim
+    return [config.n_embd, keys, keys]

@@ -1,0 +1,276 @@
+"""The Transformer of the paper, bidirectional or causal by a switch, and its initialisation.
+
+Llama's architecture (Nie et al., 2025, appendix; Touvron et al., 2023): RMS norms in front of each part, rotary
+positions over the whole head, grouped-query attention, SwiGLU, no biases but optional ones on query, key and value. A
+masked diffusion network is the bidirectional form with one more row in the embedding, the mask token; it has no time
+input. An autoregressive one is the causal form, with a cache of keys and values for generation. `unmask.sizes` has the
+FLOPs.
+
+What some positions alone need is computed for those alone: the head, and all of the last block but keys and values.
+
+Shapes: B rows, L positions, S selected positions of all rows, Q the most selected positions of one row, D width,
+F SwiGLU width, H query heads, K key and value heads, G heads of all three kinds, E head dimension, V vocabulary,
+T positions that a cache has room for, C context.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import checkpoint as checkpointing
+
+from unmask.config import ModelConfig
+from unmask.errors import UsageError
+from unmask.loss import weighted_cross_entropy
+from unmask.selection import Selection
+
+NOT_SCORED = -100
+
+
+class Transformer(nn.Module):
+    """The network. A new one has torch's default weights: call `init_weights`, or load a `state_dict`."""
+
+    rotary_cos_CE: Tensor
+    rotary_sin_CE: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.activation_checkpointing = False
+        """Recompute each block in the backward pass instead of keeping what it needs."""
+        self.embedding = nn.Embedding(config.embedding_rows, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.head = None if config.tied_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        cos_CE, sin_CE = rotary_tables(config)
+        self.register_buffer("rotary_cos_CE", cos_CE, persistent=False)
+        self.register_buffer("rotary_sin_CE", sin_CE, persistent=False)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """The paper's init: normal with std sqrt(2 / (5 D)); 1 / (sqrt(D) n_layer) for what writes into the residual.
+
+        Biases start at 0, norms at 1. Drawn in the order of `parameters()` on the generator's device.
+        """
+        width, layers = self.config.n_embd, self.config.n_layer
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            writes_into_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            std = 1 / (math.sqrt(width) * layers) if writes_into_residual else math.sqrt(2 / (5 * width))
+            parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
+
+    def forward(self, tokens_BL: Tensor, select_BL: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, L, V), or (S, V) of the positions where the boolean `select_BL` is true, in row-major order.
+
+        With a `cache` the tokens stand behind those that it holds, and join them. Raises `UsageError` on more tokens
+        than the context, and on a cache for a network that is not causal.
+        """
+        return F.linear(self.hidden(tokens_BL, select_BL, cache), self.head_weight)
+
+    def loss(self, inputs_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor) -> Tensor:
+        """The scalar `sum(weights * cross_entropy)` over the positions whose target is not -100.
+
+        Never holds the logits of more than a chunk of these positions. Under autocast only its loss is float32.
+        """
+        scored_BL = targets_BL != NOT_SCORED
+        hidden_SD = self.hidden(inputs_BL, scored_BL)
+        return weighted_cross_entropy(hidden_SD, self.head_weight, targets_BL[scored_BL], weights_BL[scored_BL])
+
+    def hidden(self, tokens_BL: Tensor, select_BL: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """What the head reads: (B, L, D), or (S, D) of the selected positions. Arguments and errors as `forward`."""
+        start, stop = self._span(tokens_BL, cache)
+        cos_LE, sin_LE = self.rotary_cos_CE[start:stop], self.rotary_sin_CE[start:stop]
+        select = None if select_BL is None else Selection.of(select_BL)
+        everywhere = select is None or select.is_everything
+        hidden: Tensor = self.embedding(tokens_BL)
+        for layer, block in enumerate(self.blocks):
+            narrow = None if everywhere or layer + 1 < len(self.blocks) else select
+            layer_cache = None if cache is None else cache.layer(layer, tokens_BL.shape[1])
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                hidden = recomputed(block, hidden, cos_LE, sin_LE, layer_cache, narrow)
+            else:
+                hidden = block(hidden, cos_LE, sin_LE, layer_cache, narrow)
+        if cache is not None:
+            cache.length = stop
+        hidden = self.norm(hidden)
+        return hidden.flatten(0, 1) if select is not None and select.is_everything else hidden
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output head; with tied embeddings their rows but the mask's."""
+        return self.embedding.weight[: self.config.vocab_size] if self.head is None else self.head.weight
+
+    def _span(self, tokens_BL: Tensor, cache: KVCache | None) -> tuple[int, int]:
+        """The positions of the tokens, from and up to."""
+        if cache is not None and not self.config.causal:
+            raise UsageError("a cache of keys and values: needs a causal network, and this one is bidirectional")
+        start = 0 if cache is None else cache.length
+        stop = start + tokens_BL.shape[1]
+        room = self.config.context_length if cache is None else min(self.config.context_length, cache.room)
+        if stop > room:
+            raise UsageError(f"{stop} tokens: more than the context of {room}: shorten the text")
+        return start, stop
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each behind a norm and added to what came in."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(
+        self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection | None
+    ) -> Tensor:
+        """(B, L, D), or (S, D) with a `select`: only the selected positions attend and go on."""
+        attended = self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE, cache, select)
+        x = (x_BLD if select is None else select.take(x_BLD)) + attended
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.causal = config.n_head, config.n_kv_head, config.causal
+        self.head_dim = config.head_dim
+        groups = config.n_head + 2 * config.n_kv_head
+        self.qkv = nn.Linear(config.n_embd, groups * config.head_dim, bias=config.qkv_bias)
+        self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
+
+    def forward(
+        self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection | None
+    ) -> Tensor:
+        """(B, L, D), or (S, D) with a `select`."""
+        if select is not None:
+            return self._selected(x_BLD, cos_LE, sin_LE, cache, select)
+        qkv_BLGE = self._heads(self.qkv(x_BLD))
+        turned = self.n_head + self.n_kv_head
+        qk_BLGE = rotate(qkv_BLGE[:, :, :turned], cos_LE[:, None], sin_LE[:, None])
+        q_BHLE = qk_BLGE[:, :, : self.n_head].transpose(1, 2)
+        k_BKTE, v_BKTE = _extended(cache, qk_BLGE[:, :, self.n_head :], qkv_BLGE[:, :, turned:])
+        new, seen = q_BHLE.shape[2], k_BKTE.shape[2]
+        mask_LT = None
+        if self.causal and 1 < new < seen:
+            mask_LT = torch.ones(new, seen, dtype=torch.bool, device=x_BLD.device).tril(seen - new)
+        out_BHLE = self._attend(q_BHLE, k_BKTE, v_BKTE, mask_LT, causal=self.causal and new == seen)
+        return self.out(out_BHLE.transpose(1, 2).flatten(2))
+
+    def _selected(
+        self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection
+    ) -> Tensor:
+        """Keys and values of all positions, queries of the selected ones: one row of Q, padded, for each of B."""
+        width = self.n_head * self.head_dim
+        weight, bias = self.qkv.weight, cast("Tensor | None", self.qkv.bias)
+        bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
+        q_SHE = self._heads(F.linear(select.take(x_BLD), weight[:width], bias_q))
+        q_SHE = rotate(q_SHE, cos_LE[select.position_S, None], sin_LE[select.position_S, None])
+        kv_BLGE = self._heads(F.linear(x_BLD, weight[width:], bias_kv))
+        k_BLKE = rotate(kv_BLGE[:, :, : self.n_kv_head], cos_LE[:, None], sin_LE[:, None])
+        k_BKTE, v_BKTE = _extended(cache, k_BLKE, kv_BLGE[:, :, self.n_kv_head :])
+        mask_B1QT = None
+        if self.causal:
+            seen = k_BKTE.shape[2] - x_BLD.shape[1]
+            last_BQ = select.padded(select.position_S) + seen
+            mask_B1QT = (torch.arange(k_BKTE.shape[2], device=x_BLD.device) <= last_BQ[:, :, None])[:, None]
+        q_BHQE = select.padded(q_SHE).transpose(1, 2)
+        out_BHQE = self._attend(q_BHQE, k_BKTE, v_BKTE, mask_B1QT, causal=False)
+        return self.out(select.unpadded(out_BHQE.transpose(1, 2)).flatten(1))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(..., G, E) from (..., G * E)."""
+        return x.reshape(*x.shape[:-1], x.shape[-1] // self.head_dim, self.head_dim)
+
+    def _attend(self, q_BHQE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+        return F.scaled_dot_product_attention(
+            q_BHQE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=causal, enable_gqa=self.n_head != self.n_kv_head
+        )
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.n_embd, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape, (..., D)."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class KVCache:
+    """Keys and values of the tokens that a causal network has seen, for each block; empty at first."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        rows: int,
+        room: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Room for `rows` rows of `room` tokens."""
+        shape = (config.n_layer, rows, config.n_kv_head, room, config.head_dim)
+        self._keys = torch.empty(shape, device=device, dtype=dtype)
+        self._values = torch.empty(shape, device=device, dtype=dtype)
+        self.room = room
+        self.length = 0
+        """Tokens held."""
+
+    def layer(self, layer: int, new: int) -> LayerCache:
+        """The part of one block, where `new` tokens are about to join."""
+        return LayerCache(self._keys[layer], self._values[layer], self.length, self.length + new)
+
+
+class LayerCache:
+    """One block's part of a `KVCache`."""
+
+    def __init__(self, keys_BKTE: Tensor, values_BKTE: Tensor, start: int, stop: int) -> None:
+        self._keys, self._values, self._start, self._stop = keys_BKTE, values_BKTE, start, stop
+
+    def extend(self, keys_BKLE: Tensor, values_BKLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Put in the new keys and values, and return all of them."""
+        self._keys[:, :, self._start : self._stop] = keys_BKLE
+        self._values[:, :, self._start : self._stop] = values_BKLE
+        return self._keys[:, :, : self._stop], self._values[:, :, : self._stop]
+
+
+def _extended(cache: LayerCache | None, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values that the queries see, heads first."""
+    k_BKLE, v_BKLE = k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2)
+    return (k_BKLE, v_BKLE) if cache is None else cache.extend(k_BKLE, v_BKLE)
+
+
+def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (C, E) of the rotary angles, both halves of a head alike, rounded to the config's precision."""
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequency = 1.0 / (config.rope_theta**half)
+    angle_C = torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequency)
+    precision = torch.bfloat16 if config.rope_precision == "bfloat16" else torch.float32
+    cos, sin = (table.to(precision).float().repeat(1, 2) for table in (angle_C.cos(), angle_C.sin()))
+    return cos, sin
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + E/2) of the last dimension by its angle; `cos` and `sin` broadcast against `x`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def recomputed(block: nn.Module, *arguments: object) -> Tensor:
+    """`block(*arguments)`, of which the backward pass keeps the arguments alone and computes the rest once more."""
+    return cast(Tensor, checkpointing.checkpoint(block, *arguments, use_reentrant=False))  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,160 @@
+"""A model on disk, in Hugging Face layout: `config.json`, `model.safetensors`, `tokenizer.json`.
+
+Reading checks that the three belong together before anything is built; writing replaces each file in one step, the
+weights first, so that a directory never holds a mixture that looks whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from unmask import llama_names
+from unmask.config import ModelConfig, from_dict
+from unmask.data.tokenizer import Tokenizer
+from unmask.errors import UnmaskError, UsageError
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODEL_TYPE = "unmask"
+OTHER_FIELDS = {"model_type", "objective", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+"""Fields of `config.json` beside those of the `ModelConfig`."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a model directory holds."""
+
+    directory: Path
+    config: ModelConfig
+    objective: str
+    tokenizer: Tokenizer
+    weights: dict[str, Tensor]
+    """Under the names that Llama has in Transformers, see `unmask.llama_names`."""
+
+
+def save(
+    directory: str | Path, weights: Mapping[str, Tensor], *, config: ModelConfig, tokenizer: Tokenizer, objective: str
+) -> None:
+    """Write a model directory. `weights` are the `state_dict` of the network, whole and on any device."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    fields = {"model_type": MODEL_TYPE, "objective": objective, **dataclasses.asdict(config)}
+    llama = llama_names.to_llama(weights, config)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in llama.items()}
+    partial = directory / f"{WEIGHTS}.partial"
+    safetensors.torch.save_file(tensors, partial, metadata={"format": "pt"})
+    _replace(partial, directory / WEIGHTS)
+    tokenizer.save(directory)
+    partial = directory / f"{CONFIG}.partial"
+    partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    _replace(partial, directory / CONFIG)
+
+
+def read(path: str | Path) -> Stored:
+    """Read the model directory `path`, or the one in the run directory `path`.
+
+    Raises `UsageError` if there is none, and `UnmaskError` if a file is missing, damaged, or does not fit the others.
+    """
+    directory = find(Path(path))
+    config, objective = _read_config(directory / CONFIG)
+    tokenizer = Tokenizer.load(directory)
+    check_vocabulary(config, tokenizer, str(directory))
+    return Stored(directory, config, objective, tokenizer, _read_weights(directory / WEIGHTS))
+
+
+def find(path: Path) -> Path:
+    """The model directory that `path` is or, as a run directory, contains."""
+    if not path.is_dir():
+        raise UsageError(
+            f"{path}: {'not a directory' if path.exists() else 'no such directory'}: give a model directory"
+        )
+    for directory in (path / "model", path):
+        if _model_type(directory / CONFIG) == MODEL_TYPE:
+            return directory
+    if (path / "metrics.jsonl").exists():
+        raise UsageError(f"{path}: this run has no model yet: finish it with unmask train --resume")
+    found = _model_type(path / CONFIG)
+    if found is not None:
+        raise UsageError(f"{path}: holds a {found!r} model, not one of unmask: convert it with unmask convert")
+    raise UsageError(f"{path}: not a model directory: no {CONFIG} of a model in it")
+
+
+def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:
+    """Raise `UnmaskError` if network and tokenizer of `where` disagree on the tokens."""
+    if config.vocab_size != tokenizer.vocab_size:
+        raise UnmaskError(
+            f"{where}: the network predicts {config.vocab_size} tokens and its tokenizer has {tokenizer.vocab_size}: "
+            "put back the tokenizer that it was trained with"
+        )
+    if config.mask_id is not None and config.mask_id != tokenizer.mask_id:
+        raise UnmaskError(
+            f"{where}: the network's mask token is {config.mask_id} and its tokenizer's {tokenizer.mask_id}: "
+            "put back the tokenizer that it was trained with"
+        )
+
+
+def fitting_weights(stored: Stored, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The stored weights as a `state_dict` of a `network` that has that one.
+
+    Raises `UnmaskError` for the first of them that does not fit.
+    """
+    where, weights = stored.directory / WEIGHTS, stored.weights
+    expected = llama_names.to_llama(network, stored.config)
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise UnmaskError(f"{where}: lacks {name}, which {CONFIG} asks for: restore both files from a copy")
+        if weights[name].shape != tensor.shape:
+            raise UnmaskError(
+                f"{where}: {name} is {tuple(weights[name].shape)}, and {CONFIG} asks for {tuple(tensor.shape)}: "
+                "restore both files from a copy"
+            )
+    for name in weights:
+        if name not in expected:
+            raise UnmaskError(
+                f"{where}: {name} belongs to no part of the network of {CONFIG}: restore both from a copy"
+            )
+    return llama_names.from_llama(weights, stored.config)
+
+
+def _model_type(path: Path) -> str | None:
+    try:
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UnmaskError(f"{path}: not JSON ({error}): restore it from a copy") from None
+    found = cast("dict[str, Any]", fields).get("model_type") if isinstance(fields, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _read_config(path: Path) -> tuple[ModelConfig, str]:
+    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    objective = fields.get("objective")
+    if not isinstance(objective, str):
+        raise UnmaskError(f"{path}: names no objective: add the one that the model was trained with")
+    shape = {name: value for name, value in fields.items() if name not in OTHER_FIELDS}
+    return from_dict(ModelConfig, shape, str(path)), objective
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UnmaskError(f"{path}: no such file: restore it from a copy")
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UnmaskError(f"{path}: damaged or cut short ({error}): restore it from a copy") from None
+
+
+def _replace(partial: Path, final: Path) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(final)
