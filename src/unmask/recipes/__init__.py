@@ -1,0 +1,23 @@
+"""Recipes: functions that return the configuration of a run, from which the command line goes on.
+
+`unmask train RECIPE ...` begins with one of them; any field can be overridden. A recipe of your own is a function and
+one entry in `RECIPES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unmask.config import RunConfig
+from unmask.errors import unknown_name
+from unmask.recipes.pretrain import pretrain
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"pretrain": pretrain}
+"""The recipes by name."""
+
+
+def lookup(name: str) -> Callable[[], RunConfig]:
+    """The recipe called `name`. Raises `UsageError` with the nearest name where there is none."""
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]
