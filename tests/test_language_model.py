@@ -3,7 +3,6 @@ import shutil
 
 import pytest
 import torch
-from unmask.model import Transformer
 
 import unmask
 from unmask import model_directory, seeding
@@ -11,6 +10,7 @@ from unmask.config import ModelConfig
 from unmask.data import tokenizer as tokenizers
 from unmask.errors import UnmaskError, UsageError
 from unmask.language_model import CausalLogits, LanguageModel
+from unmask.model import Transformer
 from unmask.samplers import autoregressive
 
 WORDS = ["The cat sat on the mat, and the dog sat beside the cat. Überall größere Bäume."] * 20

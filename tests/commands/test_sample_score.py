@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-from unmask.model import Transformer
 
 from unmask import cli, seeding
 from unmask.config import ModelConfig
 from unmask.data import tokenizer as tokenizers
 from unmask.language_model import LanguageModel, load
+from unmask.model import Transformer
 
 
 def save(directory, causal):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -90,7 +90,7 @@ class Batches:
         first = step * self.batch_size
         return np.stack([self._shuffled[first + row] for row in self.rows])
 
-    def iterate(self, start_step: int = 0) -> Iterator[npt.NDArray[np.int64]]:
+    def iterate(self, start_step: int = 0) -> Generator[npt.NDArray[np.int64]]:
         """The batches from `start_step` on, without end, read ahead in threads. Any step starts at once."""
         grain = _grain()
         ahead = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)

@@ -20,20 +20,22 @@ Record = dict[str, Any]
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and, if wanted, to TensorBoard event files."""
 
-    def __init__(self, directory: Path, *, tensorboard: bool) -> None:
-        self._file: TextIO = _open_for_append(directory / "metrics.jsonl")
+    def __init__(self, directory: Path, *, tensorboard: bool, first_step: int = 0, main: bool = True) -> None:
+        """`first_step` hides what the event files hold of later steps. Only the `main` process writes at all."""
+        self._file: TextIO | None = _open_for_append(directory / "metrics.jsonl") if main else None
         self._scalar: Callable[[str, float, int], None] | None = None
         self._close_board: Callable[[], None] | None = None
-        if tensorboard:
+        if tensorboard and main:
             from torch.utils.tensorboard import SummaryWriter
 
-            board = SummaryWriter(str(directory / "tensorboard"))
+            board = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step + 1 if first_step else None)
             self._scalar, self._close_board = board.add_scalar, board.close
 
     def write(self, record: Record) -> Record:
         """Append one record and return it."""
-        self._file.write(json.dumps(record, allow_nan=False, default=str) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(record, allow_nan=False, default=str) + "\n")
+            self._file.flush()
         if self._scalar is not None and record["kind"] in ("train", "valid"):
             place = record["kind"] if record["kind"] == "train" else f"valid/{record['split']}"
             for name, value in record.items():
@@ -43,7 +45,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close all files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._close_board is not None:
             self._close_board()
 

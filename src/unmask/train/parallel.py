@@ -7,17 +7,19 @@ through FSDP2 `fully_shard`, a slice of each parameter.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unmask.errors import UsageError
+from unmask.errors import UnmaskError, UsageError
 from unmask.objectives import Rows
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ class World:
         if self.size == 1:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=self.device)).item() > 0)
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work()` returns on the main process, which alone does it; what it raises there is raised everywhere."""
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except (UnmaskError, OSError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, device=torch.device("cpu"))
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def barrier(self) -> None:
         """Wait for all processes."""

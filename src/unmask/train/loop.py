@@ -1,0 +1,288 @@
+"""The training loop, from top to bottom.
+
+`train` yields a record for everything worth knowing (and writes the same to `metrics.jsonl`); whoever calls it shows
+progress, or just exhausts it. The loss is `sum(weights * cross_entropy) / (B * L)` over the global batch, see
+`unmask.objectives`. All noise derives from (seed, purpose, step), so a run that is resumed goes on as if it had never
+stopped, to the last bit on one CPU process.
+
+Shapes: B rows of this process, L positions.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask import objectives, seeding
+from unmask.config import ModelConfig, RunConfig
+from unmask.data.pipeline import Batches
+from unmask.data.source import Corpus
+from unmask.errors import UnmaskError, UsageError
+from unmask.model import Transformer
+from unmask.objectives import Corrupted, Objective, Rows
+from unmask.train import optim, parallel, run_directory
+from unmask.train.checkpoint import Checkpointer
+from unmask.train.metrics import MetricsWriter, Record, finite
+from unmask.train.parallel import World
+from unmask.train.stop import StopRequest
+from unmask.train.validation import Validation
+
+SKIPS_IN_A_ROW = 3
+"""So many steps with a non-finite loss or gradient end the run."""
+
+
+def train(run: RunConfig, directory: Path, *, resume: bool = False) -> Iterator[Record]:
+    """Train `run` in `directory`, yielding the records of `metrics.jsonl` as they are written.
+
+    The last record is `end`, or `stop` if SIGINT or SIGTERM asked for an early stop (the state is saved and `resume`
+    continues). With `resume` a run goes on from its last checkpoint, a new directory begins one, and a run that has
+    ended yields its `end` record and does nothing.
+
+    Raises `UsageError` for a config that cannot run or a directory that holds another run, `UnmaskError` for damaged
+    data, a checkpoint that cannot be written, or a loss that stays non-finite.
+    """
+    with parallel.join() as world, StopRequest() as stop:
+        # everything that can be wrong with the configuration or the data, before anything is written
+        if not run.data:
+            raise UsageError("run config: no data: give --data DIR, made by unmask prepare")
+        corpus = Corpus.open(run.data)
+        config = run_directory.model_config(run, corpus)
+        steps = run.total_steps(config.params)
+        rows = world.rows(run.batch_size)
+        corrupt = with_settings(run, config.mask_id, corpus.tokenizer.bos_id)
+        corrupt(torch.zeros(1, 1, dtype=torch.int64), torch.Generator())  # complains of missing tokens
+        batches = Batches(
+            corpus.split("train"),
+            length=run.length,
+            batch_size=run.batch_size,
+            seed=seeding.derived_seed(run.seed, "data order"),
+            rows=slice(rows.start, rows.start + run.batch_size // world.size),
+        )
+        validation = Validation.open(run, corpus)
+
+        with run_directory.claimed(directory, run, corpus, resume=resume, world=world) as ended:
+            if ended is not None:
+                yield ended
+                return
+            # the network, and where it is
+            bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
+            model = build_model(config, run, world, bfloat16=bfloat16)
+            optimizer = optim.build_optimizer(model, run)
+            checkpoints = Checkpointer(
+                directory / "checkpoints",
+                keep=run.keep_checkpoints,
+                asynchronous=world.device.type == "cuda" if run.async_checkpoints is None else run.async_checkpoints,
+                world=world,
+            )
+            restored = checkpoints.restore(model, optimizer)
+            clock = Stopwatch(restored.seconds)
+            tokens_per_step = run.batch_size * run.length
+            skipped = 0
+
+            def spent(done: int) -> Record:
+                tokens = done * tokens_per_step
+                return {"step": done, "tokens": tokens, "flops": 6.0 * config.params * tokens}
+
+            with (
+                closing(
+                    MetricsWriter(directory, tensorboard=run.tensorboard, first_step=restored.step, main=world.is_main)
+                ) as metrics,
+                closing(batches.iterate(restored.step)) as data,
+            ):
+                start = run_directory.start_record(
+                    run, config, corpus, steps=steps, first_step=restored.step, world=world
+                )
+                yield metrics.write(start)
+                for message in restored.warnings:
+                    yield metrics.write({"kind": "warning", "step": restored.step, "message": message})
+
+                for step, tokens in zip(range(restored.step, steps), data, strict=False):
+                    rate = optim.learning_rate(run, step, steps)
+                    optim.set_learning_rate(optimizer, rate)
+
+                    # the gradient of the global batch
+                    micro_batches = [
+                        micro_batch
+                        for number, (piece_BL, piece_rows) in enumerate(
+                            cut(torch.from_numpy(tokens), rows, piece_length(run, step))
+                        )
+                        for micro_batch in split(
+                            corrupt(
+                                piece_BL, seeding.generator(run.seed, f"corruption {number}", step), rows=piece_rows
+                            ),
+                            run.micro_batch_size * (run.length // piece_BL.shape[1]),
+                        )
+                    ]
+                    loss = backward(model, micro_batches, tokens=tokens_per_step, world=world, bfloat16=bfloat16)
+                    norm = optim.gradient_norm(model, run.clip)
+
+                    # the update, unless something overflowed
+                    done = step + 1
+                    if math.isfinite(loss) and math.isfinite(norm):
+                        optimizer.step()
+                        skipped = 0
+                    else:
+                        skipped += 1
+                        reason = f"loss {loss:.6g}, gradient norm {norm:.6g}"
+                        yield metrics.write({"kind": "skip", "step": done, "learning_rate": rate, "reason": reason})
+                        if skipped == SKIPS_IN_A_ROW:
+                            checkpoints.wait()
+                            raise UnmaskError(
+                                f"{directory}: loss or gradient not finite in {skipped} steps in a row, at step {done} "
+                                f"with learning rate {rate:.3g}: lower --learning-rate; "
+                                f"last good checkpoint: {checkpoints.newest()}"
+                            )
+                    optimizer.zero_grad(set_to_none=True)
+
+                    # report, validate, save
+                    clock.count(tokens_per_step)
+                    if done % run.log_every == 0 or done == steps:
+                        record: Record = {"kind": "train", **spent(done), "loss": finite(loss)}
+                        record |= {"grad_norm": finite(norm), "learning_rate": rate}
+                        record |= {"tokens_per_second": clock.rate(), "seconds": clock.seconds}
+                        yield metrics.write(record)
+                    if validation and run.validate_every and done % run.validate_every == 0 and done < steps:
+                        with clock.paused():
+                            result = validation.measure(model, world, bfloat16=bfloat16)
+                        yield metrics.write({"kind": "valid", **spent(done), **result})
+                    # weights that gave something non-finite are not worth a checkpoint
+                    stopping = world.any(stop.signal is not None) and not skipped
+                    with clock.paused():
+                        checkpoints.poll()
+                        if stopping or done == steps or (done % run.checkpoint_every == 0 and not skipped):
+                            checkpoints.save(done, model, optimizer, seconds=clock.seconds)
+                    if stopping:
+                        checkpoints.wait()
+                        yield {"kind": "stop", **spent(done), "signal": stop.signal, "steps": steps}
+                        return
+
+                # the end: the last validation, and the model in Hugging Face layout
+                checkpoints.wait()
+                end: Record = {"kind": "end", **spent(steps), "params": config.params, "objective": run.objective}
+                end |= {"size": run.size, "flop_convention": "6nd"}
+                if validation:
+                    result = validation.measure(model, world, bfloat16=bfloat16)
+                    yield metrics.write({"kind": "valid", **spent(steps), **result})
+                    end |= result
+                run_directory.save_model(directory, model, run, corpus, world)
+                yield metrics.write({**end, "seconds": clock.seconds})
+
+
+def build_model(config: ModelConfig, run: RunConfig, world: World, *, bfloat16: bool) -> Transformer:
+    """The network of the run, initialised from its seed, compiled if wanted, sharded over the processes."""
+    model = Transformer(config)
+    model.init_weights(seeding.generator(run.seed, "init"))
+    model.activation_checkpointing = run.activation_checkpointing
+    model.to(world.device)
+    if run.compile:
+        for block in model.blocks:
+            block.compile()
+    parallel.distribute(model, world, bfloat16=bfloat16)
+    return model
+
+
+def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None) -> Objective:
+    """The run's objective with the run's settings and the tokens that it needs."""
+    settings: dict[str, Any] = {"mask_id": mask_id, "bos_id": bos_id}
+    if run.objective == "mdm":
+        settings |= {"eps": run.mask_eps, "stratified": run.stratified, "weighting": run.weighting}
+    elif run.objective in ("mlm", "span"):
+        settings |= {"rate": run.mask_rate}
+    return functools.partial(objectives.lookup(run.objective), **settings)
+
+
+def piece_length(run: RunConfig, step: int) -> int:
+    """Sequence length of `step`: `run.length`, or for the `short_share` of the steps one from U[1, length]."""
+    if run.objective in objectives.CAUSAL or run.short_share == 0:
+        return run.length
+    generator = seeding.generator(run.seed, "short sequences", step)
+    if torch.rand((), generator=generator).item() >= run.short_share:
+        return run.length
+    return int(torch.randint(1, run.length + 1, (), generator=generator).item())
+
+
+def cut(tokens_BL: Tensor, rows: Rows, length: int) -> list[tuple[Tensor, Rows]]:
+    """Cut rows into pieces of `length` tokens, and what remains of each row into one shorter piece.
+
+    Returns one batch of equally long pieces, or two; every token is in exactly one of them.
+    """
+    each, rest = divmod(tokens_BL.shape[1], length)
+    whole = tokens_BL[:, : each * length].reshape(-1, length)
+    pieces = [(whole, Rows(rows.start * each, rows.total * each))]
+    if rest:
+        pieces.append((tokens_BL[:, each * length :], rows))
+    return pieces
+
+
+def split(corrupted: Corrupted, micro_batch_size: int) -> list[Corrupted]:
+    """The micro-batches of one corrupted batch; 0 for all rows at once."""
+    size = micro_batch_size or len(corrupted.inputs_BL)
+    return [
+        Corrupted(
+            corrupted.inputs_BL[start : start + size],
+            corrupted.targets_BL[start : start + size],
+            corrupted.weights_BL[start : start + size],
+        )
+        for start in range(0, len(corrupted.inputs_BL), size)
+    ]
+
+
+def backward(
+    model: Transformer, micro_batches: Sequence[Corrupted], *, tokens: int, world: World, bfloat16: bool
+) -> float:
+    """Add the gradient of the loss per token to `model` and return the loss.
+
+    `micro_batches` are this process's, `tokens` those of the global batch, over which the loss is a mean.
+    """
+    total = torch.zeros((), device=world.device)
+    for number, micro_batch in enumerate(micro_batches, 1):
+        parallel.set_gradient_sync(model, number == len(micro_batches))
+        inputs_BL, targets_BL, weights_BL = (
+            each.to(world.device) for each in (micro_batch.inputs_BL, micro_batch.targets_BL, micro_batch.weights_BL)
+        )
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
+            loss = model.loss(inputs_BL, targets_BL, weights_BL) / tokens
+        (loss * world.size).backward()  # FSDP takes the mean over processes
+        total += loss.detach()
+    return world.sum(total).item()
+
+
+class Stopwatch:
+    """Seconds of the whole run, and tokens per second of the training between two reports."""
+
+    def __init__(self, before: float) -> None:
+        """`before`: seconds that the run took before it was resumed."""
+        self._start = time.perf_counter() - before
+        self._last = time.perf_counter()
+        self._tokens = 0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run up to now."""
+        return time.perf_counter() - self._start
+
+    def count(self, tokens: int) -> None:
+        """Note that `tokens` more were trained on."""
+        self._tokens += tokens
+
+    def rate(self) -> float:
+        """Tokens per second since the last call, pauses left out."""
+        now = time.perf_counter()
+        rate = self._tokens / (now - self._last)
+        self._tokens, self._last = 0, now
+        return rate
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Leave the time of the block out of the rate."""
+        begun = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - begun

@@ -1,0 +1,213 @@
+"""A run directory: claiming it for a run, and what the run leaves in it beside metrics and checkpoints.
+
+    config.json      the run's configuration
+    metrics.jsonl    all that was measured
+    checkpoints/     to resume from
+    tensorboard/     event files
+    model/           the trained model in Hugging Face layout, once the run has ended
+
+A directory belongs to one run: another one is refused, so that nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from unmask import config as configs
+from unmask import machine, model_directory, objectives
+from unmask.config import ModelConfig, RunConfig
+from unmask.data import manifest
+from unmask.data.digests import write_atomically
+from unmask.data.source import Corpus
+from unmask.errors import UnmaskError, UsageError
+from unmask.model import Transformer
+from unmask.train import metrics
+from unmask.train.metrics import Record
+from unmask.train.parallel import World
+
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+MAY_CHANGE = frozenset(
+    {
+        "data",  # a corpus may move; what it contains may not change
+        "micro_batch_size",
+        "compile",
+        "activation_checkpointing",
+        "log_every",
+        "validate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "async_checkpoints",
+        "tensorboard",
+    }
+)
+"""Fields that a resumed run may have otherwise: they change how it is computed or reported, not what it learns."""
+OF_OTHERS = frozenset({"failure.json"})
+"""Files that a study may have put into a directory before its run begins."""
+
+
+def model_config(run: RunConfig, corpus: Corpus) -> ModelConfig:
+    """The network of `run` over the vocabulary of `corpus`."""
+    causal = run.objective in objectives.CAUSAL
+    tokenizer = corpus.tokenizer
+    return run.model_config(tokenizer.vocab_size, None if causal else tokenizer.mask_id, causal)
+
+
+@contextmanager
+def claimed(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool, world: World) -> Generator[Record | None]:
+    """Hold `directory` for `run`: a context whose value is the run's `end` record if it has ended already.
+
+    A new directory gets its `config.json`. Raises `UsageError` if the directory holds anything else, the same run
+    without `resume`, or a run on another corpus, and `UnmaskError` while another process trains in it.
+    """
+    locks: list[int] = []
+
+    def claim() -> Record | None:
+        if directory.exists() and not directory.is_dir():
+            raise UsageError(f"{directory}: is a file: give --out another directory")
+        directory.mkdir(parents=True, exist_ok=True)
+        locks.append(_lock(directory))
+        end = _check(directory, run, corpus, resume=resume)
+        if end is None:
+            write_atomically(directory / CONFIG, configs.to_json(run))
+        return end
+
+    try:
+        yield world.on_main(claim)
+    finally:
+        for lock in locks:
+            os.close(lock)
+
+
+def start_record(
+    run: RunConfig, config: ModelConfig, corpus: Corpus, *, steps: int, first_step: int, world: World
+) -> Record:
+    """The first record of a run, and of each of its resumptions: what runs where."""
+    return {
+        "kind": "start",
+        "step": first_step,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "processes": world.size,
+        "device": world.device.type,
+        "threads": torch.get_num_threads(),
+        "objective": run.objective,
+        "size": run.size,
+        "params": config.params,
+        "steps": steps,
+        "batch_size": run.batch_size,
+        "length": run.length,
+        "tokens": steps * run.batch_size * run.length,
+        "flops": 6.0 * config.params * steps * run.batch_size * run.length,
+        "flop_convention": "6nd",
+        "seed": run.seed,
+        "corpus": corpus_digest(corpus),
+        "train_tokens": corpus.manifest.splits["train"].tokens,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def corpus_digest(corpus: Corpus) -> str:
+    """What tells one corpus from another: the SHA-256 of its manifest, which has those of all its files."""
+    return hashlib.sha256((corpus.directory / manifest.FILE).read_bytes()).hexdigest()
+
+
+def save_model(directory: Path, model: Transformer, run: RunConfig, corpus: Corpus, world: World) -> None:
+    """Write the model as `directory/model`; of sharded weights the main process gathers all.
+
+    Raises `UnmaskError` if it cannot be written.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: dict[str, Any] = get_model_state_dict(model, options=options) if world.size > 1 else model.state_dict()
+    place = directory / "model"
+
+    def write() -> None:
+        try:
+            model_directory.save(
+                place, weights, config=model.config, tokenizer=corpus.tokenizer, objective=run.objective
+            )
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UnmaskError(
+                f"{place}: the model could not be written ({error}); the run is safe in its last checkpoint: "
+                "make room and run again with --resume"
+            ) from error
+
+    world.on_main(write)
+
+
+def _check(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool) -> Record | None:
+    """Check that `directory` may be used for `run`; the `end` record of a run that has ended."""
+    found = {path.name for path in directory.iterdir()} - OF_OTHERS
+    if not found:
+        return None
+    if CONFIG not in found:
+        raise UsageError(f"{directory}: holds something else than a run ({sorted(found)[0]}, ...): give another --out")
+    _check_same(directory, run)
+    records = metrics.read(directory / METRICS) if METRICS in found else []
+    starts = [record for record in records if record["kind"] == "start"]
+    if starts:
+        _check_corpus(directory, starts[-1], run, corpus)
+    end = next((record for record in records if record["kind"] == "end"), None)
+    if not resume:
+        state = "has ended" if end else f"is at step {max((r.get('step', 0) for r in records), default=0)}"
+        remedy = "give another --out" if end else "add --resume to go on, or give another --out"
+        raise UsageError(f"{directory}: holds this run already, which {state}: {remedy}")
+    return end
+
+
+def _check_same(directory: Path, run: RunConfig) -> None:
+    path = directory / CONFIG
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = not isinstance(before, dict) or "model_type" in before
+    except ValueError as error:
+        raise UnmaskError(f"{path}: not JSON ({error}): restore it, or give another --out") from None
+    if other:
+        raise UsageError(f"{directory}: holds something else than a run: give another --out")
+    here = dataclasses.asdict(run)
+    different = [
+        f"{name} {before[name]!r} instead of {value!r}"
+        for name, value in here.items()
+        if name in before and before[name] != value and name not in MAY_CHANGE
+    ]
+    if different:
+        raise UsageError(f"{directory}: holds another run ({', '.join(different)}): give another --out")
+
+
+def _check_corpus(directory: Path, start: Record, run: RunConfig, corpus: Corpus) -> None:
+    vocab_size = corpus.tokenizer.vocab_size
+    if start.get("vocab_size", vocab_size) != vocab_size:
+        raise UsageError(
+            f"{directory}: the run's network has a vocabulary of {start['vocab_size']} and the corpus {run.data} one "
+            f"of {vocab_size}: give --data the corpus that it began with, or another --out"
+        )
+    if start.get("corpus") not in (None, corpus_digest(corpus)):
+        raise UsageError(
+            f"{directory}: the run began on another corpus than {run.data}: give --data that one, or another --out"
+        )
+
+
+def _lock(directory: Path) -> int:
+    """Keep other processes out of `directory`; the lock dies with this process. Returns what to close."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UnmaskError(f"{directory}: another process is training in it: wait for it, or stop it") from None
+    except OSError:
+        pass  # a file system without locks
+    return handle
