@@ -1,0 +1,23 @@
+"""Likelihoods over a `LogitsFn`: the bound of a masked network, and the chain rule, with their error and their cost.
+
+An estimator is a `Plan`: which sets of tokens to mask, with what weights, in which strata (`plans`, `allocation`). Plans
+of several sequences are evaluated together (`rows`), and a figure does not depend on what shares its batch.
+"""
+
+from unmask.likelihood.bounds import bound, bounds, causal, chain_rule, chain_rules
+from unmask.likelihood.plans import ESTIMATORS, EXACT_LIMIT, Estimate, Plan, Stratum, count_weight, plan
+
+__all__ = [
+    "ESTIMATORS",
+    "EXACT_LIMIT",
+    "Estimate",
+    "Plan",
+    "Stratum",
+    "bound",
+    "bounds",
+    "causal",
+    "chain_rule",
+    "chain_rules",
+    "count_weight",
+    "plan",
+]
