@@ -1,7 +1,7 @@
 """Likelihoods over a `LogitsFn`: the bound of a masked network, and the chain rule, with their error and their cost.
 
-An estimator is a `Plan`: which sets of tokens to mask, with what weights, in which strata (`plans`, `allocation`). Plans
-of several sequences are evaluated together (`rows`), and a figure does not depend on what shares its batch.
+An estimator is a `Plan`: which sets of tokens to mask, with what weights, in which strata (`plans`, `allocation`).
+Plans of several sequences are evaluated together (`rows`), and a figure does not depend on what shares its batch.
 """
 
 from unmask.likelihood.bounds import bound, bounds, causal, chain_rule, chain_rules

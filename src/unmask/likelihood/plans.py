@@ -1,7 +1,7 @@
 """Plans: which sets of scored tokens to mask, with what weights, and what the losses then say of the bound.
 
-With S(M) the sum of -log p over the masked set M of m out of K scored tokens, the bound is (Nie et al., 2025, eq. 3; the
-any-order identity of Ou et al., 2025)
+With S(M) the sum of -log p over the masked set M of m out of K scored tokens, the bound is (Nie et al., 2025, eq. 3;
+the any-order identity of Ou et al., 2025)
 
     integral of E[S(M)] / t over t in [0, 1]  =  sum over m of 1/m * (mean of S(M) over the sets of m tokens)
 
@@ -10,9 +10,10 @@ a row (`allocation`).
 
 **Baselines.** Most of what differs between two sets of m tokens is which tokens they are, not what the others tell of
 them. The set that masks everything is always evaluated: it gives each token's loss a_i with nothing else visible. Where
-the sets of one token are all evaluated too, they give b_i, with everything else visible. A baseline c_i(m) between the
-two is taken off every masked token, and its exact mean over the sets put back: the estimate stays unbiased whatever the
-baseline is worth, as nothing that was drawn went into it, and only what it leaves over adds to the error.
+the sets of one token are all evaluated too, they give b_i, with everything else visible; those of all tokens but one,
+what each tells of each other. A baseline made of these (`baseline`) is taken off every row, and its exact mean over the
+sets put back: the estimate stays unbiased whatever the baseline is worth, as nothing that was drawn went into it, and
+only what it leaves over adds to the error.
 
 Shapes: K scored tokens, R masked rows, M numbers of masked tokens (1 to K).
 """
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import UsageError, unknown_name
-from unmask.likelihood.allocation import Run, allocate
+from unmask.likelihood.allocation import Run, allocate, number_of_sets
 
 ESTIMATORS = ("exact", "stratified", "mc", "auto")
 EXACT_LIMIT = 20
@@ -100,30 +101,61 @@ class Plan:
 
     def estimate(self, losses_RK: Tensor, calls: int) -> Estimate:
         """What the losses (-log p of each row's masked tokens, 0 elsewhere; float64) say of the bound."""
-        parts_R = self.weights_R * losses_RK.sum(dim=1)
-        known = 0.0
+        left_R, known = losses_RK.sum(dim=1), 0.0
         if self.count_weights_M is not None:
-            baseline_MK = self._baseline(losses_RK)
-            counts_R = self.masks_RK.sum(dim=1)
-            taken_off_R = (baseline_MK[counts_R - 1] * self.masks_RK).sum(dim=1)
-            parts_R = parts_R - self.weights_R * taken_off_R
-            share_M = torch.arange(1, len(baseline_MK) + 1) / len(baseline_MK)
-            known = (self.count_weights_M * share_M * baseline_MK.sum(dim=1)).sum().item()
+            taken_off_R, known = baseline(self.masks_RK, losses_RK, self.count_weights_M)
+            left_R = left_R - taken_off_R
+        parts_R = self.weights_R * left_R
         parts = torch.split(parts_R, [stratum.rows for stratum in self.strata])
         variance = sum(stratum.variance(part_N) for part_N, stratum in zip(parts, self.strata, strict=True))
         exact = all(stratum.complete for stratum in self.strata)
         return Estimate(-(known + parts_R.sum().item()), math.sqrt(variance), calls, exact)
 
-    def _baseline(self, losses_RK: Tensor) -> Tensor:
-        """c_i(m), (M, K): a_i where only the full set is known, else a straight line in m from b_i to a_i."""
-        scored = self.masks_RK.shape[1]
-        counts_R = self.masks_RK.sum(dim=1)
-        alone_K = losses_RK[counts_R == scored][0]
-        if (counts_R == 1).sum() < scored:
-            return alone_K.expand(scored, scored)
-        last_K = losses_RK[counts_R == 1].sum(dim=0)
-        hidden_M1 = torch.linspace(0, 1, scored, dtype=losses_RK.dtype)[:, None] if scored > 1 else torch.ones(1, 1)
-        return last_K + hidden_M1 * (alone_K - last_K)
+
+def baseline(masks_RK: Tensor, losses_RK: Tensor, count_weights_M: Tensor) -> tuple[Tensor, float]:
+    """What to expect of S (R,) from the rows that are in every plan alike, and its exact weighted sum over all sets.
+
+    A masked token i of a set M of m tokens is expected to lose c_i(m), on a straight line from b_i at m = 1 to a_i at
+    m = K; a_i throughout where the sets of one token are not all there. Where those of K - 1 tokens are, the line bends
+    by what each visible token j was seen to spare i when all others were masked, beyond the mean over j: by
+    (m - 1) / (K - 2) of it, as that is known at m = K - 1 and b_i already says it at m = 1.
+    """
+    scored = masks_RK.shape[1]
+    counts_R = masks_RK.sum(dim=1)
+    alone_K = losses_RK[counts_R == scored][0]
+    singles_K = _all_sets_of_one(losses_RK, masks_RK, counts_R == 1)
+    progress_M = torch.arange(scored, dtype=losses_RK.dtype) / max(1, scored - 1)
+    if singles_K is None:
+        baseline_MK = alone_K.expand(scored, scored)
+    else:
+        baseline_MK = singles_K + progress_M[:, None] * (alone_K - singles_K)
+    expected_R = (baseline_MK[counts_R - 1] * masks_RK).sum(dim=1)
+    if singles_K is not None and scored > 3:
+        spared_KK = _all_sets_but_one(alone_K, losses_RK, masks_RK, counts_R == scored - 1)
+        if spared_KK is not None:
+            progress_R = progress_M[counts_R - 1]
+            seen_RK = (~masks_RK).double() - (1 - progress_R[:, None])
+            bend_R = (masks_RK * (seen_RK @ spared_KK.T)).sum(dim=1)
+            expected_R = expected_R - (counts_R - 1) / (scored - 2) * bend_R
+    share_M = torch.arange(1, scored + 1, dtype=torch.float64) / scored
+    return expected_R, (count_weights_M * share_M * baseline_MK.sum(dim=1)).sum().item()
+
+
+def _all_sets_of_one(losses_RK: Tensor, masks_RK: Tensor, single_R: Tensor) -> Tensor | None:
+    """Each token's loss with all others visible (K,), if the plan asks for all of them."""
+    if int(single_R.sum()) != masks_RK.shape[1] or not masks_RK[single_R].any(dim=0).all():
+        return None
+    return losses_RK[single_R].sum(dim=0)
+
+
+def _all_sets_but_one(alone_K: Tensor, losses_RK: Tensor, masks_RK: Tensor, but_one_R: Tensor) -> Tensor | None:
+    """(K, K): what token j, visible alone, spares token i; if the plan asks for all of them."""
+    visible_NK = ~masks_RK[but_one_R]
+    if len(visible_NK) != masks_RK.shape[1] or not visible_NK.any(dim=0).all():
+        return None
+    spared_KK = torch.zeros(len(alone_K), len(alone_K), dtype=losses_RK.dtype)
+    spared_KK[:, visible_NK.int().argmax(dim=1)] = (alone_K - losses_RK[but_one_R]).T
+    return spared_KK.fill_diagonal_(0)
 
 
 def plan(
@@ -221,7 +253,7 @@ def _stratified(scored: int, num_samples: int, generator: torch.Generator, eps: 
         for run in group:
             if run.first == run.last:
                 sets_NK = _distinct_sets(scored, run.first, run.rows, generator)
-                population = math.comb(scored, run.first) if len(group) == 1 else math.inf
+                population = number_of_sets(scored, run.first) if len(group) == 1 else math.inf
             else:
                 counts_N = torch.randint(run.first, run.last + 1, (run.rows,), generator=generator)
                 sets_NK = _random_sets(scored, counts_N, generator)
@@ -241,10 +273,10 @@ def _random_sets(scored: int, counts_N: Tensor, generator: torch.Generator) -> T
 
 def _distinct_sets(scored: int, count: int, rows: int, generator: torch.Generator) -> Tensor:
     """`rows` different sets of `count` tokens, every choice of them equally likely; boolean (rows, K)."""
-    population = math.comb(scored, count)
+    population = number_of_sets(scored, count)
     if population <= 2 * rows:
         every = list(itertools.combinations(range(scored), count))
-        order = _ints(torch.randperm(population, generator=generator)[:rows])
+        order = _ints(torch.randperm(len(every), generator=generator)[:rows])
         masks_NK = torch.zeros(rows, scored, dtype=torch.bool)
         return masks_NK.scatter_(1, torch.tensor([every[index] for index in order]), True)
     found_NK = torch.zeros(0, scored, dtype=torch.bool)

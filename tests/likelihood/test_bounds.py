@@ -162,15 +162,14 @@ def test_estimators_are_unbiased_and_their_errors_honest(estimator, num_samples,
 
 
 def test_stratified_beats_monte_carlo_at_equal_draws():
-    waves = Waves(3)
-    tokens_L, scored_L = torch.tensor([0, 2, 1, 1, 0, 2, 0, 1]), torch.ones(8, dtype=torch.bool)
+    tokens_L, scored_L = torch.tensor([0, 1, 1, 1, 0, 1, 0, 1]), torch.ones(8, dtype=torch.bool)
     spread = {}
     for estimator in ("stratified", "mc"):
         estimates = likelihood.bounds(
-            waves,
+            any_order_case,
             tokens_L.expand(200, -1),
             scored_L.expand(200, -1),
-            mask_id=3,
+            mask_id=2,
             estimator=estimator,
             num_samples=32,
             generators=[gen(seed) for seed in range(200)],
@@ -178,7 +177,7 @@ def test_stratified_beats_monte_carlo_at_equal_draws():
             eps=1e-3,
         )
         spread[estimator] = torch.tensor([e.log_likelihood for e in estimates]).std().item()
-    assert spread["stratified"] < 0.5 * spread["mc"]
+    assert spread["stratified"] < 0.1 * spread["mc"]
 
 
 def test_stratified_with_every_set_is_exact():
@@ -200,12 +199,11 @@ def test_stratified_plans_draw_without_replacement_and_weigh_to_one_per_token(sc
     assert plan.masks_RK.any(dim=1).all()
     assert sum(stratum.rows for stratum in plan.strata) == len(plan.masks_RK) <= num_samples
     if num_samples >= min(2 * scored - 1, 2**scored - 1):
-        # each number of masked tokens is its own stratum: distinct sets, and total weight 1/m times the sets' number
+        # the rows with one number of masked tokens are different sets
         assert len(plan.masks_RK.unique(dim=0)) == len(plan.masks_RK)
-        counts_R = plan.masks_RK.sum(dim=1)
-        for count in range(1, scored + 1):
-            assert plan.weights_R[counts_R == count].sum().item() == pytest.approx(1 / count)
-        assert not math.isnan(plan.estimate(torch.ones(len(plan.masks_RK)), 0).standard_error)
+    if num_samples >= 3:
+        losses_RK = torch.rand(plan.masks_RK.shape, generator=gen(seed), dtype=torch.float64) * plan.masks_RK
+        assert not math.isnan(plan.estimate(losses_RK, 0).standard_error)
 
 
 def test_one_draw_has_no_error_to_tell():
@@ -256,12 +254,13 @@ def test_guided_estimates_count_both_passes():
     assert likelihood.chain_rule(guided_fn, tokens_L, scored_L, mask_id=4).network_calls == 4
 
 
-def test_monte_carlo_spends_no_call_on_an_empty_mask():
-    plan = likelihood.plan(1, estimator="mc", num_samples=50, generator=gen(0))
+def test_a_row_costs_one_call_however_often_it_is_drawn_and_an_empty_mask_none():
+    plan = likelihood.plan(2, estimator="mc", num_samples=50, generator=gen(0))
     waves = Waves(2)
-    tokens_L, scored_L = torch.tensor([0, 1]), torch.tensor([False, True])
+    tokens_L, scored_L = torch.tensor([0, 1, 1]), torch.tensor([False, True, True])
     estimate = likelihood.bound(waves, tokens_L, scored_L, mask_id=2, estimator="mc", num_samples=50, generator=gen(0))
-    assert estimate.network_calls == waves.rows_seen == int(plan.masks_RK.sum()) < 50
+    assert not plan.masks_RK.any(dim=1).all()
+    assert estimate.network_calls == waves.rows_seen == 3
 
 
 def test_auto_is_exact_up_to_its_budget_of_calls():
