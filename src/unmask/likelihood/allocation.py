@@ -62,17 +62,17 @@ def allocate(scored: int, num_samples: int) -> tuple[tuple[Run, ...], ...]:
 
 
 def _shares(scored: int, rows: int, spread: Sequence[float]) -> tuple[float, list[float]]:
-    """The variance expected of the best shares of `rows` among the numbers 1..K-1, and the shares, of a row or less too.
+    """The best shares of `rows` among the numbers 1..K-1, of a row or less too, behind the variance they promise.
 
     A number whose `spread` is 0 is one that the others' baseline needs: it gets all its sets.
     """
     sets = [number_of_sets(scored, count) for count in range(1, scored)]
     shares = [number if not each else 0.0 for number, each in zip(sets, spread, strict=True)]
     left = rows - sum(shares)
-    waiting = [index for index, each in enumerate(spread) if each]
+    waiting: list[int] = [index for index, each in enumerate(spread) if each]
     while waiting:
         unit = left / sum(spread[index] for index in waiting)
-        full: list[int] = [index for index in waiting if unit * spread[index] >= sets[index]]
+        full = [index for index in waiting if unit * spread[index] >= sets[index]]
         for index in full or waiting:
             shares[index] = min(sets[index], unit * spread[index])
         if not full:
