@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 2**23
-"""Logits in memory at a time on a CPU (32 MiB of float32); an accelerator gets more, to fill it."""
+CHUNK_LOGITS = 2**24
+"""Logits in memory at a time on a CPU (64 MiB of float32); an accelerator gets more, to fill it."""
 CHUNK_LOGITS_ACCELERATOR = 2**27
 
 
@@ -60,14 +60,15 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             target_logit_C = logits_CV.gather(1, target_C1)[:, 0].float()
             best_C1 = logits_CV.argmax(1, keepdim=True)
             best_logit_C = logits_CV.gather(1, best_C1)[:, 0].float()
-            probs_CV = _softmax_in_place(logits_CV)
+            probs_CV = _softmax(logits_CV)
             # log-sum-exp by way of the likeliest token, whose probability cannot underflow
-            normaliser_C = best_logit_C - probs_CV.gather(1, best_C1)[:, 0].float().log()
+            normaliser_C = best_logit_C - probs_CV.gather(1, best_C1)[:, 0].log()
             loss += torch.dot(weight_C, normaliser_C - target_logit_C)
             if grad_hidden_ND is None and grad_head_VD is None:
                 continue
             # d loss / d logits = weight * (probs - onehot(target)); the weight joins the narrow factor
             probs_CV.scatter_add_(1, target_C1, torch.full_like(target_C1, -1, dtype=probs_CV.dtype))
+            probs_CV = probs_CV.to(hidden_CD.dtype)
             if grad_hidden_ND is not None:
                 grad_CD = torch.mm(probs_CV, head_VD, out=grad_hidden_ND[start : start + chunk])
                 grad_CD.mul_(weight_C[:, None])
@@ -94,5 +95,8 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         return grad_hidden_ND, grad_head_VD, None, None, None
 
 
-def _softmax_in_place(logits_CV: Tensor) -> Tensor:
-    return torch.softmax(logits_CV, 1, out=logits_CV)
+def _softmax(logits_CV: Tensor) -> Tensor:
+    """Probabilities in float32, in the logits' own place where they are float32 too."""
+    if logits_CV.dtype == torch.float32:
+        return torch.softmax(logits_CV, 1, out=logits_CV)
+    return torch.softmax(logits_CV, 1, dtype=torch.float32)
