@@ -64,6 +64,9 @@ def test_a_count_below_one_is_named_with_its_value(name: str, value: int) -> Non
     ("fields", "problem"),
     [
         ({"n_head": 32}, "n_embd 32 must be an even multiple of n_head 32"),  # head dimension 1 cannot rotate
+        ({"head_dim": 7}, "head_dim 7 must be even"),
+        ({"padded_rows": 999999}, "padded_rows 999999 must be less than vocab_size"),
+        ({"shifted": True, "causal": True}, "shifted is for bidirectional networks"),
         ({"n_kv_head": -1}, "n_kv_head -1 must be at least 1"),
         ({"mask_id": -1}, "mask_id -1 must be from 0"),
     ],

@@ -35,6 +35,8 @@ SHAPES = {
     "arm": {"causal": True, "mask_id": None},
     "plain attention": {"n_kv_head": 4},
     "biases and tied": {"qkv_bias": True, "tied_embeddings": True, "causal": True},
+    "shifted": {"shifted": True},
+    "normed wide heads": {"qk_norm": True, "head_dim": 12, "causal": True},
 }
 
 
@@ -67,6 +69,39 @@ def test_logits_equal_those_of_transformers_llama_on_the_same_weights(heads, bia
         torch.testing.assert_close(model(tokens(2, 13)), theirs.eval()(tokens(2, 13)).logits, atol=1e-5, rtol=1e-5)
 
 
+def test_logits_equal_those_of_transformers_qwen3_on_the_same_weights():
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    model = build(**SHAPES["normed wide heads"], mask_id=None)
+    theirs = Qwen3ForCausalLM(
+        Qwen3Config(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=12,
+            vocab_size=V,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            tie_word_embeddings=False,
+        )
+    )
+    theirs.load_state_dict(to_llama(model.state_dict(), model.config), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens(2, 13)), theirs.eval()(tokens(2, 13)).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_shifted_network_predicts_each_token_from_the_position_before_it():
+    plain = build()
+    shifted = build(shifted=True)
+    with torch.no_grad():
+        rows_BLV = plain(tokens(2, 9))
+        expected_BLV = torch.cat([rows_BLV[:, :1], rows_BLV[:, :-1]], dim=1)
+        assert torch.equal(shifted(tokens(2, 9)), expected_BLV)
+        assert torch.equal(shifted(tokens(2, 1)), plain(tokens(2, 1)))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_names_of_llama_and_back_are_the_same_weights(shape):
     model = build(**SHAPES[shape])
@@ -97,7 +132,7 @@ def test_logits_of_selected_positions_equal_those_of_all(shape, seed, share):
 
 
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 4, 2]])
-@pytest.mark.parametrize("shape", ["arm", "biases and tied"])
+@pytest.mark.parametrize("shape", ["arm", "biases and tied", "normed wide heads"])
 def test_a_cache_of_keys_and_values_changes_nothing(shape, pieces):
     model = build(**SHAPES[shape])
     tokens_BL = tokens(3, 12)
@@ -192,7 +227,16 @@ def test_init_is_the_papers():
         assert abs(parameter.mean().item()) < 4 * std / math.sqrt(parameter.numel())
 
 
-@pytest.mark.parametrize("fields", [{}, {"n_kv_head": 1}, {"qkv_bias": True}, {"tied_embeddings": True}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"n_kv_head": 1},
+        {"qkv_bias": True},
+        {"tied_embeddings": True},
+        {"qk_norm": True, "head_dim": 10, "qkv_bias": True},
+    ],
+)
 def test_parameters_are_as_many_as_the_formula_says(fields):
     model = build(**fields)
     outside = model.embedding.weight.numel() + (0 if model.head is None else model.head.weight.numel())

@@ -27,7 +27,7 @@ class ModelConfig:
     n_head: int
     """Query heads."""
     n_embd: int
-    """Width d; `n_embd / n_head` is the head dimension and must be even."""
+    """Width d."""
     intermediate_size: int
     """Width f of the SwiGLU."""
     vocab_size: int
@@ -36,12 +36,21 @@ class ModelConfig:
     """Longest sequence in tokens."""
     n_kv_head: int = 0
     """Key and value heads (grouped-query attention); 0 means as many as query heads."""
+    head_dim: int = 0
+    """Width of one attention head, an even number; 0 means `n_embd / n_head`."""
     mask_id: int | None = None
     """Id of the mask token; None for a network without one."""
     causal: bool = False
     """Each position sees only itself and earlier ones (an ARM) instead of all."""
     qkv_bias: bool = False
     """Biases on the query, key and value projections (as in Qwen2)."""
+    qk_norm: bool = False
+    """RMS norms over each query and key head, before the rotary positions (as in Qwen3)."""
+    shifted: bool = False
+    """A bidirectional network's state at position i - 1 predicts token i, as in those that were adapted from an
+    autoregressive one (Dream); the first token is predicted from its own position."""
+    padded_rows: int = 0
+    """Ids at the end of the vocabulary that the tokenizer has no token for (matrices padded to a round size)."""
     tied_embeddings: bool = False
     """The output head is the embedding (its first `vocab_size` rows)."""
     rope_theta: float = 10000.0
@@ -59,23 +68,26 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 problems.append(f"{name} {getattr(self, name)} must be at least 1")
         if not problems:
-            if self.n_embd % self.n_head or self.n_embd // self.n_head % 2:
+            if self.head_dim == 0 and (self.n_embd % self.n_head or self.n_embd // self.n_head % 2):
                 problems.append(f"n_embd {self.n_embd} must be an even multiple of n_head {self.n_head}")
+            if self.head_dim < 0 or self.head_dim % 2:
+                problems.append(f"head_dim {self.head_dim} must be even, and 0 or more")
             if self.n_head % self.n_kv_head:
                 problems.append(f"n_head {self.n_head} must be a multiple of n_kv_head {self.n_kv_head}")
             if self.mask_id is not None and not 0 <= self.mask_id <= self.vocab_size:
                 problems.append(f"mask_id {self.mask_id} must be from 0 to vocab_size {self.vocab_size}")
+            if not 0 <= self.padded_rows < self.vocab_size:
+                problems.append(f"padded_rows {self.padded_rows} must be less than vocab_size {self.vocab_size}")
+        if self.shifted and self.causal:
+            problems.append("shifted is for bidirectional networks: a causal one predicts the next token anyway")
         if self.rope_theta <= 0:
             problems.append(f"rope_theta {self.rope_theta} must be positive")
         if self.rope_precision not in ("float32", "bfloat16"):
             problems.append(f"rope_precision {self.rope_precision!r} must be float32 or bfloat16")
         if problems:
             raise problems_error("model config", problems)
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.n_embd // self.n_head
+        if self.head_dim == 0:
+            object.__setattr__(self, "head_dim", self.n_embd // self.n_head)
 
     @property
     def embedding_rows(self) -> int:

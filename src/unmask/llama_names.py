@@ -1,4 +1,4 @@
-"""The network's weights under the names that Llama has in Transformers, and back: how they lie on disk.
+"""The network's weights under the names that Llama (with qk-norms, Qwen3) has in Transformers: how they lie on disk.
 
 Ours are fused where one product serves several parts: `attention.qkv` holds the query, key and value rows in this
 order, `mlp.gate_up` the gate's and then the up projection's. Nothing is computed; both ways are exact.
@@ -22,6 +22,8 @@ WHOLE = {
 """Parts outside the blocks: our name to Llama's."""
 IN_BLOCK = {
     "attention_norm": "input_layernorm",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
     "attention.out": "self_attn.o_proj",
     "mlp_norm": "post_attention_layernorm",
     "mlp.down": "mlp.down_proj",
@@ -77,4 +79,4 @@ def _rows(part: str, config: ModelConfig) -> list[int]:
     if part == "mlp.gate_up":
         return [config.intermediate_size] * 2
     keys = config.n_kv_head * config.head_dim
-    return [config.n_embd, keys, keys]
+    return [config.n_head * config.head_dim, keys, keys]

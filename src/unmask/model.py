@@ -1,10 +1,10 @@
 """The Transformer of the paper, bidirectional or causal by a switch, and its initialisation.
 
 Llama's architecture (Nie et al., 2025, appendix; Touvron et al., 2023): RMS norms in front of each part, rotary
-positions over the whole head, grouped-query attention, SwiGLU, no biases but optional ones on query, key and value. A
-masked diffusion network is the bidirectional form with one more row in the embedding, the mask token; it has no time
-input. An autoregressive one is the causal form, with a cache of keys and values for generation. `unmask.sizes` has the
-FLOPs.
+positions over the whole head, grouped-query attention, SwiGLU, no biases but optional ones on query, key and value
+(Qwen2), and optional norms over query and key heads (Qwen3). A masked diffusion network is the bidirectional form with
+one more row in the embedding, the mask token; it has no time input. An autoregressive one is the causal form, with a
+cache of keys and values for generation. `unmask.sizes` has the FLOPs.
 
 What some positions alone need is computed for those alone: the head, and all of the last block but keys and values.
 
@@ -84,6 +84,18 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens_BL: Tensor, select_BL: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """What the head reads: (B, L, D), or (S, D) of the selected positions. Arguments and errors as `forward`."""
+        if not self.config.shifted:
+            return self._states(tokens_BL, select_BL, cache)
+        if select_BL is None:
+            return _moved_right(self._states(tokens_BL, None, cache))
+        needed_BL = torch.cat([select_BL[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
+        needed_BL[:, :1] |= select_BL[:, :1]
+        states_ND = self._states(tokens_BL, needed_BL, cache)
+        row_BL = needed_BL.flatten().cumsum(0).view(needed_BL.shape) - 1  # of each needed state
+        return states_ND[_moved_right(row_BL)[select_BL]]
+
+    def _states(self, tokens_BL: Tensor, select_BL: Tensor | None, cache: KVCache | None) -> Tensor:
+        """The last block's states, normed, at their own positions; shapes as `hidden`."""
         start, stop = self._span(tokens_BL, cache)
         cos_LE, sin_LE = self.rotary_cos_CE[start:stop], self.rotary_sin_CE[start:stop]
         select = None if select_BL is None else Selection.of(select_BL)
@@ -146,7 +158,9 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         groups = config.n_head + 2 * config.n_kv_head
         self.qkv = nn.Linear(config.n_embd, groups * config.head_dim, bias=config.qkv_bias)
-        self.out = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.out = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
+        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
         self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection | None
@@ -156,7 +170,11 @@ class Attention(nn.Module):
             return self._selected(x_BLD, cos_LE, sin_LE, cache, select)
         qkv_BLGE = self._heads(self.qkv(x_BLD))
         turned = self.n_head + self.n_kv_head
-        qk_BLGE = rotate(qkv_BLGE[:, :, :turned], cos_LE[:, None], sin_LE[:, None])
+        qk_BLGE = qkv_BLGE[:, :, :turned]
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BLHE, k_BLKE = qk_BLGE[:, :, : self.n_head], qk_BLGE[:, :, self.n_head :]
+            qk_BLGE = torch.cat([self.q_norm(q_BLHE), self.k_norm(k_BLKE)], dim=2)
+        qk_BLGE = rotate(qk_BLGE, cos_LE[:, None], sin_LE[:, None])
         q_BHLE = qk_BLGE[:, :, : self.n_head].transpose(1, 2)
         k_BKTE, v_BKTE = _extended(cache, qk_BLGE[:, :, self.n_head :], qkv_BLGE[:, :, turned:])
         new, seen = q_BHLE.shape[2], k_BKTE.shape[2]
@@ -174,9 +192,11 @@ class Attention(nn.Module):
         weight, bias = self.qkv.weight, cast("Tensor | None", self.qkv.bias)
         bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
         q_SHE = self._heads(F.linear(select.take(x_BLD), weight[:width], bias_q))
+        q_SHE = q_SHE if self.q_norm is None else self.q_norm(q_SHE)
         q_SHE = rotate(q_SHE, cos_LE[select.position_S, None], sin_LE[select.position_S, None])
         kv_BLGE = self._heads(F.linear(x_BLD, weight[width:], bias_kv))
-        k_BLKE = rotate(kv_BLGE[:, :, : self.n_kv_head], cos_LE[:, None], sin_LE[:, None])
+        k_BLKE = kv_BLGE[:, :, : self.n_kv_head]
+        k_BLKE = rotate(k_BLKE if self.k_norm is None else self.k_norm(k_BLKE), cos_LE[:, None], sin_LE[:, None])
         k_BKTE, v_BKTE = _extended(cache, k_BLKE, kv_BLGE[:, :, self.n_kv_head :])
         mask_B1QT = None
         if self.causal:
@@ -253,6 +273,11 @@ def _extended(cache: LayerCache | None, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple
     """Keys and values that the queries see, heads first."""
     k_BKLE, v_BKLE = k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2)
     return (k_BKLE, v_BKLE) if cache is None else cache.extend(k_BKLE, v_BKLE)
+
+
+def _moved_right(x: Tensor) -> Tensor:
+    """(B, L, ...): what stood at position i - 1 at position i, and the first at the first too."""
+    return torch.cat([x[:, :1], x[:, :-1]], dim=1)
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:

@@ -114,22 +114,30 @@ def lookup(name: str) -> Size:
 
 
 def non_embedding_params(config: Shape) -> int:
-    """N, the parameters of all blocks and of the last norm (with qkv biases where the config has them)."""
-    head_dim = config.n_embd // config.n_head
-    kv_dim = config.n_kv_head * head_dim
+    """N, the parameters of all blocks and of the last norm (with qkv biases and norms where the config has them)."""
+    head_dim = _head_dim(config)
+    q_dim, kv_dim = config.n_head * head_dim, config.n_kv_head * head_dim
     d, f = config.n_embd, config.intermediate_size
-    attention = 2 * d * d + 2 * d * kv_dim
+    attention = 2 * d * q_dim + 2 * d * kv_dim
     if getattr(config, "qkv_bias", False):
-        attention += d + 2 * kv_dim
+        attention += q_dim + 2 * kv_dim
+    if getattr(config, "qk_norm", False):
+        attention += 2 * head_dim
     return config.n_layer * (attention + 3 * d * f + 2 * d) + d
+
+
+def _head_dim(config: Shape) -> int:
+    """Width of one head: the config's own, or all of d shared out."""
+    return getattr(config, "head_dim", 0) or config.n_embd // config.n_head
 
 
 def attention_flops(config: Shape, length: int) -> int:
     """Forward FLOPs per token of the score and value products against `length` visible positions: 4 L d T.
 
-    A causal network sees half of them on average; count the half in `length` if that is wanted.
+    d is the width of all heads together. A causal network sees half of the positions on average; count the half in
+    `length` if that is wanted.
     """
-    return 4 * config.n_layer * config.n_embd * length
+    return 4 * config.n_layer * config.n_head * _head_dim(config) * length
 
 
 def head_flops(config: Shape, vocab_size: int) -> int:
