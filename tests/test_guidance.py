@@ -81,3 +81,15 @@ def test_prompt_must_be_a_boolean_matrix():
     for prompt in (PROMPT.long(), PROMPT[0]):
         with pytest.raises(UsageError, match="must be boolean"):
             classifier_free(Waves(3), prompt, 1.0, 3)
+
+
+def test_rows_that_differ_only_in_the_prompt_share_the_unconditional_pass():
+    waves = Waves(3)
+    tokens_BL = torch.tensor([[0, 1, 3, 2, 3], [1, 2, 3, 2, 3], [0, 1, 2, 3, 3]])
+    select_BL = torch.tensor([[0, 0, 1, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 1, 1]]).bool()
+    guided = classifier_free(waves, PROMPT, 0.8, 3)
+    found = guided(tokens_BL, select_BL)
+    assert waves.rows_seen == 3 + 2
+    c, u = waves(tokens_BL), waves(tokens_BL.masked_fill(PROMPT, 3))
+    torch.testing.assert_close(found.double(), (u + 1.8 * (c - u))[select_BL], atol=1e-5, rtol=0)
+    torch.testing.assert_close(guided(tokens_BL).double(), u + 1.8 * (c - u), atol=1e-5, rtol=0)

@@ -4,8 +4,10 @@ Classifier-free guidance sharpens towards the prompt: p(x|c)^(1+w) / p(x)^w, in 
 *unsupervised* form takes the unconditional u from the same network with the whole prompt masked, so it needs no paired
 training (Nie et al., 2025, section 3.2). It costs a second network call per evaluation.
 
+*Standard* guidance is the same computation with a network that was trained to do without its prompt now and then.
+
 Shapes: B rows, L positions, V vocabulary, S selected positions, P positions of the prompt mask, R rows of
-another batch.
+another batch, U different rows of the unconditional pass.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from unmask.errors import UsageError
-from unmask.logits_fn import LogitsFn, at_rows, network_calls
+from unmask.logits_fn import LogitsFn, RowDependent, at_rows, network_calls
 
 
 def classifier_free(logits_fn: LogitsFn, prompt_BL: Tensor, weight: float, mask_id: int) -> LogitsFn:
@@ -51,18 +54,26 @@ class ClassifierFree:
     mask_id: int
 
     def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
-        """Guided logits; both passes in one batch of twice the rows."""
-        rows = torch.arange(len(tokens_BL), device=tokens_BL.device).repeat(2)
-        pair_fn = at_rows(self.logits_fn, rows)
-        both = torch.cat([tokens_BL, self._without_prompt(tokens_BL)])
-        select = None if select_BL is None else torch.cat([select_BL, select_BL])
-        conditional, unconditional = pair_fn(both, select).float().chunk(2)
+        """Guided logits; both passes in one batch, the unconditional one once for all rows that have it in common."""
+        without_UL, of_B = self._unconditional(tokens_BL)
+        rows = torch.arange(len(tokens_BL), device=tokens_BL.device)
+        pair_fn = at_rows(self.logits_fn, torch.cat([rows, _first_of_each(of_B, len(without_UL))]))
+        both = torch.cat([tokens_BL, without_UL])
+        if select_BL is None:
+            logits_RLV = pair_fn(both).float()
+            conditional, unconditional = logits_RLV[: len(rows)], logits_RLV[len(rows) :][of_B]
+        else:
+            select_UL = torch.zeros(without_UL.shape, dtype=torch.int64, device=tokens_BL.device)
+            select_UL = select_UL.index_add_(0, of_B, select_BL.long()) > 0
+            place_UL = (select_UL.flatten().cumsum(dim=0) - 1).view(select_UL.shape)
+            logits_SV = pair_fn(both, torch.cat([select_BL, select_UL])).float()
+            selected = len(logits_SV) - int(select_UL.sum())
+            conditional, unconditional = logits_SV[:selected], logits_SV[selected:][place_UL[of_B][select_BL]]
         return unconditional + (1 + self.weight) * (conditional - unconditional)
 
     def network_calls(self, tokens_BL: Tensor, /) -> Tensor:
-        """Calls (B,) of each row: those of the conditional and of the unconditional pass."""
-        unprompted_BL = self._without_prompt(tokens_BL)
-        return network_calls(self.logits_fn, tokens_BL) + network_calls(self.logits_fn, unprompted_BL)
+        """Calls (B,) of each row by itself: those of the conditional and of the unconditional pass."""
+        return network_calls(self.logits_fn, tokens_BL) + network_calls(self.logits_fn, self._without_prompt(tokens_BL))
 
     def at_rows(self, rows_R: Tensor, /) -> LogitsFn:
         """The same guidance for a batch made of these rows."""
@@ -71,10 +82,24 @@ class ClassifierFree:
             prompt_RP = prompt_RP[rows_R.to(prompt_RP.device)]
         return ClassifierFree(at_rows(self.logits_fn, rows_R), prompt_RP, self.weight, self.mask_id)
 
+    def _unconditional(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (U, L) of the unconditional pass, each once, and which of them each row of the batch takes (B,)."""
+        without_BL = self._without_prompt(tokens_BL)
+        if isinstance(self.logits_fn, RowDependent):  # rows that look alike may be treated differently
+            return without_BL, torch.arange(len(tokens_BL), device=tokens_BL.device)
+        return cast("tuple[Tensor, Tensor]", torch.unique(without_BL, dim=0, return_inverse=True))
+
     def _without_prompt(self, tokens_BL: Tensor) -> Tensor:
         width = self.prompt_BP.shape[1]
         prompt_BP = self.prompt_BP.to(tokens_BL.device).expand(len(tokens_BL), width)
         return torch.cat([tokens_BL[:, :width].masked_fill(prompt_BP, self.mask_id), tokens_BL[:, width:]], dim=1)
+
+
+def _first_of_each(of_B: Tensor, unique: int) -> Tensor:
+    """The first row (U,) that takes each of the `unique` rows."""
+    rows_B = torch.arange(len(of_B), device=of_B.device)
+    first_U = torch.full((unique,), len(of_B), device=of_B.device)
+    return first_U.scatter_reduce_(0, of_B, rows_B, "amin")
 
 
 def suppress(logits_fn: LogitsFn, token_ids: Iterable[int]) -> LogitsFn:

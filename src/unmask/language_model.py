@@ -204,28 +204,37 @@ class LanguageModel:
         seed: int = 0,
         batch_size: int = 64,
     ) -> list[Estimate]:
-        """`score` of many (prompt, continuation) pairs, those of one length together; the same figures as one by one.
+        """`score` of many (prompt, continuation) pairs in batches by length; the same figures as one by one.
 
-        All draw the same masks where they score as many tokens (common random numbers). Raises `UsageError` on an
-        unknown estimator, an empty continuation, text longer than the context, and for an ARM on guidance or an
-        estimator that masks.
+        Continuations of one prompt draw the same masks where they have as many tokens (common random numbers). Raises
+        `UsageError` on an unknown estimator, an empty continuation, text longer than the context, and for an ARM on
+        guidance or an estimator that masks.
         """
-        if estimator not in ESTIMATORS:
-            raise unknown_name("estimator", estimator, ESTIMATORS)
         if self.config.causal:
             self._refuse_guidance(guidance)
-            if estimator in ("stratified", "mc"):
-                raise UsageError(f"estimator {estimator!r}: an autoregressive model's likelihood is exact: take auto")
+        settings = likelihood.Settings(estimator, num_samples, guidance, seed, batch_size)
         encoded = [self._encode_pair(*request) for request in requests]
-        estimates: dict[int, Estimate] = {}
-        for indices in _by_length([tokens for tokens, _ in encoded]):
-            tokens_BL = torch.tensor([encoded[index][0] for index in indices], device=self.device)
-            first_B1 = torch.tensor([[encoded[index][1]] for index in indices], device=self.device)
-            scored_BL = torch.arange(tokens_BL.shape[1], device=self.device) >= first_B1
-            generators = [seeding.generator(seed, "likelihood") for _ in indices]
-            found = self._estimate(tokens_BL, scored_BL, estimator, num_samples, guidance, generators, batch_size)
-            estimates.update(zip(indices, found, strict=True))
-        return [estimates[index] for index in range(len(encoded))]
+        return self.score_tokens(
+            [likelihood.Request(tuple(tokens[:first]), tuple(tokens[first:])) for tokens, first in encoded], settings
+        ).estimates
+
+    def score_tokens(
+        self,
+        requests: Sequence[likelihood.Request],
+        settings: likelihood.Settings,
+        *,
+        on_progress: likelihood.OnProgress | None = None,
+    ) -> likelihood.Scored:
+        """`likelihood.score` of requests in tokens, under this model."""
+        return likelihood.score(
+            self.logits_fn,
+            requests,
+            settings,
+            mask_id=self.mask_id,
+            causal=self.config.causal,
+            device=self.device,
+            on_progress=on_progress,
+        )
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token, masks and special tokens ''; joined, they are the decoded text.
@@ -252,32 +261,6 @@ class LanguageModel:
                 start, unfinished = end - 1, None
             before = self.tokenizer.decode(tokens[start:end])
         return texts
-
-    def _estimate(
-        self,
-        tokens_BL: Tensor,
-        scored_BL: Tensor,
-        estimator: str,
-        num_samples: int,
-        guidance: float,
-        generators: list[torch.Generator],
-        batch_size: int,
-    ) -> list[Estimate]:
-        if self.config.causal:
-            return likelihood.causal(self.logits_fn, tokens_BL, scored_BL, batch_size=batch_size)
-        logits_fn = guiding.classifier_free(self.logits_fn, ~scored_BL, guidance, self.mask_id)
-        if estimator == "chain":
-            return likelihood.chain_rules(logits_fn, tokens_BL, scored_BL, mask_id=self.mask_id, batch_size=batch_size)
-        return likelihood.bounds(
-            logits_fn,
-            tokens_BL,
-            scored_BL,
-            mask_id=self.mask_id,
-            estimator=estimator,
-            num_samples=num_samples,
-            generators=generators,
-            batch_size=batch_size,
-        )
 
     def _encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], int]:
         """The tokens of both, and where the continuation begins; it takes a space at the end of the prompt along."""

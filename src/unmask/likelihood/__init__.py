@@ -5,13 +5,20 @@ Plans of several sequences are evaluated together (`rows`), and a figure does no
 """
 
 from unmask.likelihood.bounds import bound, bounds, causal, chain_rule, chain_rules
+from unmask.likelihood.decoding import Decoded, greedy
 from unmask.likelihood.plans import ESTIMATORS, EXACT_LIMIT, Estimate, Plan, Stratum, count_weight, plan
+from unmask.likelihood.requests import OnProgress, Request, Scored, Settings, score
 
 __all__ = [
     "ESTIMATORS",
     "EXACT_LIMIT",
+    "Decoded",
     "Estimate",
+    "OnProgress",
     "Plan",
+    "Request",
+    "Scored",
+    "Settings",
     "Stratum",
     "bound",
     "bounds",
@@ -19,5 +26,7 @@ __all__ = [
     "chain_rule",
     "chain_rules",
     "count_weight",
+    "greedy",
     "plan",
+    "score",
 ]

@@ -65,14 +65,6 @@ class BatchSize:
         self.rows = rows // 2
 
 
-@dataclass
-class Cost:
-    """What was spent, on all sequences together."""
-
-    network_calls: int = 0
-    """Rows that went through the network, both passes of guided ones; what several sequences need counts once."""
-
-
 @dataclass(frozen=True)
 class Sequences:
     """Sequences of one length, and the sets to mask in them."""
@@ -125,13 +117,10 @@ class Rows:
 
 
 @torch.no_grad()
-def row_losses(
-    rows_fn: RowsFn, sequences: Sequences, mask_id: int, batch_size: BatchSize, cost: Cost | None = None
-) -> list[tuple[Tensor, int]]:
+def row_losses(rows_fn: RowsFn, sequences: Sequences, mask_id: int, batch_size: BatchSize) -> list[tuple[Tensor, int]]:
     """For each sequence, -log p (R, K) of the scored tokens of its rows (0 for others; float64), and its network calls.
 
-    The calls are those that the sequence takes alone: what it has in common with others counts for each of them. `cost`
-    adds up what was spent.
+    The calls are those that the sequence takes alone: what it has in common with others counts for each of them.
     """
     rows = Rows.of(sequences, mask_id)
     losses_RL = torch.zeros(rows.inputs_RL.shape, dtype=torch.float64)
@@ -140,7 +129,7 @@ def row_losses(
     while start < len(rows.groups):
         groups = rows.groups[start : start + batch_size.of(losses_RL.shape[1], most_selected)]
         try:
-            _evaluate(rows_fn, rows, groups, losses_RL, sequences.tokens_BL.device, batch_size, cost)
+            _evaluate(rows_fn, rows, groups, losses_RL, sequences.tokens_BL.device, batch_size)
         except RuntimeError as error:  # of which torch.OutOfMemoryError is one
             if not _is_out_of_memory(error):
                 raise
@@ -159,7 +148,6 @@ def _evaluate(
     losses_RL: Tensor,
     device: torch.device,
     batch_size: BatchSize,
-    cost: Cost | None,
 ) -> None:
     """One batch: a row for each of `groups`; what they give goes into `losses_RL`."""
     first_U = torch.tensor([members[0] for members in groups])
@@ -179,8 +167,6 @@ def _evaluate(
     losses_P = logits_SV.logsumexp(dim=1)[place_P] - logits_SV[place_P, target_P]
     losses_RL[row_R] = losses_RL[row_R].masked_scatter(select_RL, losses_P.double().cpu())
     batch_size.vocab_size = logits_SV.shape[1]
-    if cost is not None:
-        cost.network_calls += int(network_calls(logits_fn, inputs_UL).sum())
 
 
 def _calls_alone(rows_fn: RowsFn, rows: Rows, sequences: Sequences) -> list[int]:
