@@ -184,7 +184,8 @@ def score(
         raise UsageError(f"guidance {settings.guidance}: needs a mask token, and this model is autoregressive")
     if causal and settings.estimator in ("stratified", "mc"):
         raise UsageError(
-            f"estimator {settings.estimator!r}: an autoregressive model has no mask token and is exact: take auto"
+            f"estimator {settings.estimator!r}: an autoregressive model has no mask token, "
+            "and its likelihood is exact: take auto"
         )
     for index, request in enumerate(requests):
         if not request.continuation:
