@@ -5,6 +5,7 @@ import json
 import pytest
 
 import synthetic_study as synthetic
+from synthetic_law import Law
 from unmask import cli
 from unmask.scaling.points import write_csv
 from unmask.scaling.study import run_study
@@ -67,3 +68,15 @@ def test_wrong_use_is_told_in_one_line_with_status_2(csv, arguments, told, capsy
     complaint = capsys.readouterr().err
     assert told in complaint
     assert complaint.count("\n") == 1
+
+
+def test_fit_parametric_prints_the_law_and_writes_it(tmp_path, capsys):
+    path, out = tmp_path / "points.csv", tmp_path / "fits.json"
+    write_csv(Law().points(noise=0.004), path)
+    arguments = ["scaling", "fit", str(path), "--method", "parametric", "--json", str(out), "--bootstrap", "100"]
+    assert cli.main(arguments) == 0
+    law = json.loads(out.read_text())["objectives"]["arm"]
+    printed = capsys.readouterr().out
+    for name in ("E", "A", "alpha", "B", "beta"):
+        assert f"{law[name]['value']:.4g}" in printed
+    assert "off a budget that is left out" in printed

@@ -5,6 +5,7 @@ whoever runs a study passes the trainer in.
 """
 
 from unmask.scaling.isoflop import fit_isoflop
+from unmask.scaling.parametric import fit_parametric
 from unmask.scaling.points import Point, read_csv
 
-__all__ = ["Point", "fit_isoflop", "read_csv"]
+__all__ = ["Point", "fit_isoflop", "fit_parametric", "read_csv"]

@@ -23,6 +23,7 @@ import numpy as np
 
 from unmask.errors import UsageError
 from unmask.scaling import points as points_module
+from unmask.scaling.comparison import ExponentTest, baseline_of, exponent_tests
 from unmask.scaling.laws import (
     Array,
     ComputeGap,
@@ -130,6 +131,8 @@ class IsoflopFit:
     objectives: dict[str, ObjectiveFit]
     gaps: tuple[ComputeGap, ...]
     """The compute gap of each further objective over the baseline: "arm" where it is there."""
+    tests: tuple[ExponentTest, ...]
+    """Whether their exponents differ."""
     points: int
     convention: str
     resamples: int
@@ -161,6 +164,7 @@ class IsoflopFit:
             "objectives": {name: fit.to_dict() for name, fit in self.objectives.items()},
             "compute_gap": self.gaps[0].to_dict() if self.gaps else None,
             **({"compute_gaps": [gap.to_dict() for gap in self.gaps]} if len(self.gaps) > 1 else {}),
+            "exponent_tests": [test.to_dict() for test in self.tests],
         }
 
 
@@ -198,6 +202,7 @@ def fit_isoflop(
     return IsoflopFit(
         objectives=fits,
         gaps=tuple(_gaps(fits, losses)),
+        tests=tuple(exponent_tests(fits)),
         points=len(points),
         convention=points_module.convention(points),
         resamples=bootstrap,
@@ -369,7 +374,7 @@ def _gaps(fits: dict[str, ObjectiveFit], losses: Sequence[float] | None) -> Iter
     names = [name for name, fit in fits.items() if fit.loss_law is not None]
     if len(names) < 2:
         return
-    baseline = "arm" if "arm" in names else names[0]
+    baseline = baseline_of(names)
     base = fits[baseline]
     for name in sorted(set(names) - {baseline}, key=lambda name: (name != "mdm", names.index(name))):
         fit = fits[name]

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from scipy import special
 
 Array = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
 Interval = tuple[float, float]
 
 ENOUGH = 0.95
@@ -41,8 +43,11 @@ class PowerLaw:
     degrees_of_freedom: int
     """Budgets less two."""
     irreducible: float = 0.0
+    irreducible_ci95: Interval | None = None
     draws_R2: Array = field(default_factory=lambda: np.empty((0, 2)), repr=False, compare=False)
     """(log coefficient, exponent) of each resample."""
+    irreducible_draws_R: Array = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    """The irreducible term of each resample; empty where all have `irreducible`."""
 
     def predict(self, flops: npt.ArrayLike) -> Array:
         """The law at each of `flops`."""
@@ -53,9 +58,12 @@ class PowerLaw:
         if self.interval is None:
             return None
         log_flops_Q = np.log(np.asarray(flops, dtype=np.float64))
-        values_RQ = self.irreducible + np.exp(self.draws_R2[:, :1] + self.draws_R2[:, 1:] * log_flops_Q)
-        low, high = np.percentile(values_RQ, [2.5, 97.5], axis=0)
+        low, high = np.percentile(self.predict_draws(log_flops_Q), [2.5, 97.5], axis=0)
         return low, high
+
+    def predict_draws(self, log_flops_Q: Array) -> Array:
+        """The (R, Q) values of each resample at each log C."""
+        return self._floor() + np.exp(self.draws_R2[:, :1] + self.draws_R2[:, 1:] * log_flops_Q)
 
     def inverse(self, value: npt.ArrayLike) -> Array:
         """The FLOPs at which the law takes each `value`; nan below the irreducible term."""
@@ -67,7 +75,11 @@ class PowerLaw:
         """The (R, Q) FLOPs at which each resample takes each value; nan where it never falls to it."""
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             slope_R1 = np.where(self.draws_R2[:, 1:] < 0, self.draws_R2[:, 1:], np.nan)
-            return np.exp((np.log(values_Q - self.irreducible) - self.draws_R2[:, :1]) / slope_R1)
+            return np.exp((np.log(values_Q - self._floor()) - self.draws_R2[:, :1]) / slope_R1)
+
+    def _floor(self) -> Array | float:
+        """The irreducible term as (R, 1), or the one of all resamples."""
+        return self.irreducible_draws_R[:, None] if len(self.irreducible_draws_R) else self.irreducible
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
@@ -79,6 +91,7 @@ class PowerLaw:
             "interval": self.interval,
             "degrees_of_freedom": self.degrees_of_freedom,
             "irreducible": self.irreducible,
+            **({"irreducible_ci95": self.irreducible_ci95} if self.irreducible_ci95 else {}),
         }
 
 

@@ -1,0 +1,19 @@
+"""`unmask scaling`: plan a study over sizes and budgets, run it, fit how loss scales, predict, and make the report."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from unmask.commands.scaling import fit, report
+
+Options = Annotated[fit.Fit, tyro.conf.subcommand("fit")] | Annotated[report.Report, tyro.conf.subcommand("report")]
+
+
+def run(options: fit.Fit | report.Report) -> None:
+    """Do what the subcommand asks."""
+    if isinstance(options, fit.Fit):
+        fit.run(options)
+    else:
+        report.run(options)

@@ -1,0 +1,192 @@
+"""`unmask scaling fit`: how loss scales with size, tokens and compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from unmask.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from unmask.scaling.comparison import ExponentTest
+    from unmask.scaling.isoflop import IsoflopFit, ObjectiveFit
+    from unmask.scaling.laws import ComputeGap, PowerLaw
+    from unmask.scaling.parametric import ParametricFit, ParametricLaw
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fit scaling laws to a CSV (objective,flops,params,tokens,loss[,unique_tokens]) or to a study's finished runs."""
+
+    points: Annotated[Path, tyro.conf.Positional]
+    """CSV file, or directory of a study."""
+    method: Literal["isoflop", "parametric"] = "isoflop"
+    """isoflop: a parabola of the loss in log N at each budget, and power laws through the minima. parametric: L = E +
+    A/N^alpha + B/D^beta through all runs."""
+    json: Path | None = None
+    """Also write the fits to this file; - prints them instead of the tables."""
+    bootstrap: int = 1000
+    """Resamples for the intervals; 0 for none (isoflop: for the t intervals of the regressions alone)."""
+    seed: int = 0
+    """Of the resamples."""
+    losses: tuple[float, ...] = ()
+    """Losses, in nats per token, at which to give the compute gap. None: over the range of the minima."""
+    edge: Literal["drop", "keep"] = "drop"
+    """isoflop: whether a minimum outside the sizes that were run takes part in the laws."""
+    solver: Literal["huber", "varpro"] = "huber"
+    """parametric: minimise over all five parameters at once, or by variable projection."""
+
+
+def run(options: Fit) -> None:
+    """Fit, print, and write."""
+    from unmask.scaling import fit_isoflop, fit_parametric
+    from unmask.scaling.json_fits import dumps
+    from unmask.scaling.points import read_csv
+    from unmask.scaling.study import points_of_runs
+
+    if options.bootstrap < 0:
+        raise UsageError(f"--bootstrap {options.bootstrap} must not be negative")
+    points = points_of_runs(options.points) if options.points.is_dir() else read_csv(options.points)
+    common: dict[str, Any] = {"bootstrap": options.bootstrap, "seed": options.seed, "source": str(options.points)}
+    losses = options.losses or None
+    if options.method == "isoflop":
+        fit = fit_isoflop(points, edge=options.edge, losses=losses, **common)
+    else:
+        fit = fit_parametric(points, solver=options.solver, losses=losses, **common)
+    found = dumps(fit)
+    if options.json is not None and str(options.json) == "-":
+        print(found)
+        return
+    if options.json is not None:
+        options.json.write_text(found + "\n", encoding="utf-8")
+
+    _print_fit(fit)
+
+
+def _print_fit(fit: IsoflopFit | ParametricFit) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from unmask.scaling import numbers
+    from unmask.scaling.isoflop import IsoflopFit
+
+    console = Console(highlight=False, soft_wrap=True)
+    if isinstance(fit, IsoflopFit):
+        tables = {name: _isoflop_tables(name, each) for name, each in fit.objectives.items()}
+    else:
+        tables = {name: _parametric_tables(name, each) for name, each in fit.objectives.items()}
+    for name, table in tables.items():
+        console.print(table)
+        for note in fit.objectives[name].notes:
+            console.print(f"  {escape(note)}")
+        console.print()
+    for gap in fit.gaps:
+        of, over = numbers.label(gap.objective), numbers.label(gap.baseline)
+        console.print(f"[bold]Compute of the {of} for the loss of the {over}[/bold]")
+        for line in _gap_lines(gap):
+            console.print(f"  {line}")
+        for test in fit.tests:
+            if (test.objective, test.baseline) == (gap.objective, gap.baseline):
+                console.print(f"  {_test_line(test)}")
+
+
+def _gap_lines(gap: ComputeGap) -> Iterable[str]:
+    from unmask.scaling import numbers
+
+    shown = list(zip(gap.losses, gap.gaps, gap.gaps_ci95, strict=True))
+    for loss, value, ends in shown if len(shown) <= 9 else shown[:: (len(shown) - 1) // 4]:
+        told = f"  95% {numbers.three_figures(ends[0])} to {numbers.three_figures(ends[1])}" if ends else ""
+        yield f"at {loss:.3f} nats per token  {numbers.three_figures(value):>6}x{told}"
+    if gap.params_ratio:
+        low, high = (numbers.three_figures(ratio) for ratio in (min(gap.params_ratio), max(gap.params_ratio)))
+        yield f"best size over that of the {numbers.label(gap.baseline)}, at equal compute: {low} to {high}"
+
+
+def _test_line(test: ExponentTest) -> str:
+    what = {"params": "N", "tokens": "D", "loss": "L"}[test.law]
+    line = f"exponent of {what}: difference {test.difference:+.4f}"
+    if test.difference_ci95:
+        line += ", 95% {:+.4f} to {:+.4f}".format(*test.difference_ci95)
+    for name, value in (("p", test.p_value), ("p by t", test.p_value_t)):
+        if value is not None:
+            line += f", {name} = {value:.3f}" if value >= 0.001 else f", {name} < 0.001"
+    verdict = {True: "they differ", False: "they cannot be told apart", None: "nothing is known of its error"}
+    return f"{line}: {verdict[test.differ]}"
+
+
+def _interval(ends: tuple[float, float] | None, form: str = "") -> str:
+    from unmask.scaling import numbers
+
+    if ends is None:
+        return "-"
+    return " to ".join(numbers.three_figures(end) if not form else format(end, form) for end in ends)
+
+
+def _parametric_tables(name: str, each: ParametricLaw) -> Group:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    from unmask.scaling import numbers
+
+    title = f"[bold]{numbers.label(name)}[/bold]  L = E + A/N^alpha + B/D^beta"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    other = "by projection" if each.solver == "huber" else "by Huber"
+    for head in ("", "value", "95%", other):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    values = {"E": each.E, "A": each.A, "alpha": each.alpha, "B": each.B, "beta": each.beta}
+    for key, value in values.items():
+        table.add_row(key, f"{value:.4g}", _interval(each.ci95[key], ".4g"), f"{each.cross_check[key]:.4g}")
+    laws = _law_table([("N", each.params_law), ("D", each.tokens_law), ("L - E", each.loss_law)], by_t=False)
+    told = f"  {each.points} runs, residuals {100 * each.residual_std:.2f}% of the loss"
+    if each.left_out_error is not None:
+        told += f", {100 * each.left_out_error:.2f}% off a budget that is left out"
+    return Group(table, laws, told)
+
+
+def _isoflop_tables(name: str, each: ObjectiveFit) -> Group:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    from unmask.scaling import numbers
+
+    minima = Table(title=f"[bold]{numbers.label(name)}[/bold]", title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("FLOPs", "best N", "95%", "tokens D", "loss", "95%", ""):
+        minima.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for minimum in each.minima:
+        known = minimum.params is not None and minimum.tokens is not None and minimum.loss is not None
+        minima.add_row(
+            f"{minimum.flops:.3g}",
+            numbers.count(minimum.params) if known and minimum.params else "-",
+            _interval(minimum.params_ci95),
+            numbers.count(minimum.tokens) if known and minimum.tokens else "-",
+            f"{minimum.loss:.4f}" if known and minimum.loss else "-",
+            _interval(minimum.loss_ci95, ".4f"),
+            minimum.flag or "",
+        )
+    laws = _law_table([("N", each.params_law), ("D", each.tokens_law), ("L", each.loss_law)], by_t=True)
+    return Group(minima, laws)
+
+
+def _law_table(laws: list[tuple[str, PowerLaw | None]], *, by_t: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("law", "coefficient", "exponent", "95%", *(("95% by t", "d.f.") if by_t else ())):
+        table.add_column(head, justify="left" if head == "law" else "right", no_wrap=True)
+    for what, law in laws:
+        if law is not None:
+            row = [what, f"{law.coefficient:.4g}", f"{law.exponent:.4f}", _interval(law.exponent_ci95, ".4f")]
+            if by_t:
+                row += [_interval(law.exponent_ci95_t, ".4f"), str(law.degrees_of_freedom)]
+            table.add_row(*row)
+    return table
