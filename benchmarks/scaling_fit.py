@@ -20,7 +20,6 @@ from scipy import optimize
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from synthetic_law import Law
-
 from unmask import machine
 from unmask.scaling import fit_parametric
 from unmask.scaling.bootstrap import in_chunks, resample_weights
