@@ -52,6 +52,6 @@ class Law:
         for flops in budgets:
             for params in self.best_params(flops) * np.geomspace(1 / span, span, sizes):
                 tokens = flops / (6 * params)
-                loss = self.loss(params, tokens) * math.exp(noise * rng.standard_normal())
+                loss = float(self.loss(params, tokens)) * math.exp(noise * rng.standard_normal())
                 found.append(Point(objective, float(flops), float(params), float(tokens), loss))
         return found
