@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 
 import pytest
 
@@ -113,6 +114,79 @@ def test_a_run_that_returns_unfinished_stops_the_study_which_then_goes_on_there(
     assert states == ["started", "finished", "started", "interrupted"]
     assert list(study.pending) == [run.name for run in plan.runs[1:]]
     assert not run_study(plan, tmp_path, stops_at_second).pending
+
+
+def test_several_runs_at_a_time_are_all_made_once_and_counted_once(tmp_path):
+    plan = Plan(synthetic.plan().runs[:7])
+    under_way: set[str] = set()
+    together: list[int] = []
+    lock = threading.Lock()
+    meeting = threading.Barrier(3)
+
+    def waits_for_two_others(run, place):
+        with lock:
+            under_way.add(run.name)
+            together.append(len(under_way))
+        if run in plan.runs[:3]:
+            meeting.wait(timeout=60)
+        run_one(run, place)
+        with lock:
+            under_way.discard(run.name)
+
+    told = []
+    study = run_study(plan, tmp_path, waits_for_two_others, on_progress=told.append, jobs=3)
+    assert len(study.finished) == 7
+    assert max(together) == 3
+    assert sorted(each.number for each in told if each.state == "finished") == list(range(1, 8))
+    assert max(each.flops_done for each in told) == pytest.approx(plan.flops)
+    assert [session.jobs for session in study.sessions] == [3]
+
+
+def test_of_several_runs_at_a_time_one_that_is_interrupted_keeps_others_from_beginning(tmp_path):
+    plan = Plan(synthetic.plan().runs[:8])
+    begun: list[str] = []
+
+    def stopped(run, place):
+        begun.append(run.name)
+
+    study = run_study(plan, tmp_path, stopped, jobs=2)
+    assert len(begun) <= 2
+    assert len(study.pending) == 8
+
+
+def test_of_several_runs_at_a_time_one_that_fails_leaves_the_others_alone(tmp_path):
+    plan = Plan(synthetic.plan().runs[:4])
+
+    def fails_first(run, place):
+        if run == plan.runs[0]:
+            raise RuntimeError("no memory")
+        run_one(run, place)
+
+    study = run_study(plan, tmp_path, fails_first, jobs=2)
+    assert [each.run for each in study.failed] == [plan.runs[0].name]
+    assert len(study.finished) == 3
+
+
+def test_each_session_of_work_is_on_record_and_damage_to_the_record_is_harmless(tmp_path):
+    plan = synthetic.plan()
+    run_study(Plan(plan.runs[:2]), tmp_path, run_one)
+    study = run_study(Plan(plan.runs[:3]), tmp_path, run_one, jobs=2)
+    assert [session.jobs for session in study.sessions] == [1, 2]
+    assert all(session.seconds > 0 for session in study.sessions)
+    run_study(Plan(plan.runs[:3]), tmp_path, run_one)  # nothing left to do
+    assert Study.open(tmp_path).sessions == study.sessions
+    (tmp_path / "sessions.json").write_text("[{")
+    assert Study.open(tmp_path).sessions == ()
+
+
+def test_a_planned_run_gives_the_config_that_trains_it():
+    run = dataclasses.replace(synthetic.plan().runs[0], settings={"learning_rate": 0.002}, seed=3)
+    config = run.run_config("corpus")
+    assert (config.data, config.steps, config.seed, config.learning_rate) == ("corpus", run.steps, 3, 0.002)
+    assert (config.objective, config.size) == (run.objective, run.size)
+    assert config.total_steps(run.params) == run.steps
+    with pytest.raises(UsageError, match=rf"run {run.name}: unknown field 'lr'"):
+        dataclasses.replace(run, settings={"lr": 1}).run_config("corpus")
 
 
 def test_a_directory_with_another_run_of_the_same_name_is_refused(tmp_path):

@@ -145,7 +145,7 @@ def _facts(study: Study) -> str:
         _count(len(study.finished), "run"),
         f"{numbers.count(sizes[0])} to {numbers.count(sizes[-1])} parameters",
         f"{power(min(p.flops for p in points))} to {power(max(p.flops for p in points))} FLOPs",
-        f"{numbers.duration(_training_seconds(study))} of training",
+        f"{numbers.duration(_wall_seconds(study))} of training",
     ]
     return " · ".join(facts)
 
@@ -320,8 +320,11 @@ def _runs(study: Study) -> Iterable[str]:
 def _again(study: Study, evaluation: Evaluation | None) -> Iterable[str]:
     plan = study.plan
     starts = [run.start for run in study.finished if run.start]
-    seconds = _training_seconds(study)
-    time = f"{numbers.duration(seconds)} of training in {_count(len(study.finished), 'run')}"
+    began = [start.get("time") for start in starts]
+    time = f"{numbers.duration(_wall_seconds(study))} of training in {_count(len(study.finished), 'run')}"
+    at_once = sorted({session.jobs for session in study.sessions})
+    if at_once and at_once != [1]:
+        time += f", {' or '.join(map(str, at_once))} at a time"
     if evaluation and evaluation.seconds:
         time += f", {numbers.duration(evaluation.seconds)} of evaluation"
     convention = "C = 6 N D, N without embeddings" if plan.flop_convention == "6nd" else text(plan.flop_convention)
@@ -332,7 +335,7 @@ def _again(study: Study, evaluation: Evaluation | None) -> Iterable[str]:
         ("Versions", "<br>".join(_distinct(start.get("versions") for start in starts))),
         ("Seeds", text(", ".join(map(str, plan.seeds)))),
         ("Time", time),
-        ("Begun", "<br>".join(_distinct(start.get("time") for start in starts[:1]))),
+        ("Begun", "<br>".join(_distinct([study.sessions[0].begun] if study.sessions else began[:1]))),
         ("FLOPs", convention),
     ]
     cells = "\n".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows if value)
@@ -351,7 +354,10 @@ def _distinct(values: Iterable[Any]) -> list[str]:
     return list(words)
 
 
-def _training_seconds(study: Study) -> float:
+def _wall_seconds(study: Study) -> float:
+    """Wall time of the training: of its sessions, or where they are not known of the runs one after the other."""
+    if study.sessions:
+        return sum(session.seconds for session in study.sessions)
     return sum(float(run.end.get("seconds") or 0) for run in study.finished)
 
 

@@ -41,6 +41,23 @@ class PlannedRun:
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further fields of the run's config, such as the learning rate."""
 
+    def run_config(self, data: str) -> config.RunConfig:
+        """The config that trains this run on the corpus in `data`. Raises `UsageError` for settings that are wrong."""
+        return config.from_dict(
+            config.RunConfig,
+            {
+                "data": data,
+                "objective": self.objective,
+                "size": self.size,
+                "steps": self.steps,
+                "batch_size": self.batch_size,
+                "length": self.length,
+                "seed": self.seed,
+                **self.settings,
+            },
+            f"run {self.name}",
+        )
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -1,6 +1,6 @@
 """Running a study, and reading back what its runs left behind.
 
-    study.json  fits.json  evaluation.json  report/
+    study.json  sessions.json  fits.json  evaluation.json  report/
     runs/<name>/{config.json, metrics.jsonl, checkpoints/, model/}, failure.json if the run failed
 
 `metrics.jsonl` is the truth: a run is finished when it has an `end` record. Whoever runs a study passes the trainer in,
@@ -9,9 +9,13 @@ so this module knows no torch.
 
 from __future__ import annotations
 
+import datetime
 import json
+import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +28,8 @@ RunOne = Callable[[PlannedRun, Path], None]
 """Make one run in a directory. If there is something in it, go on from there. Returns without an `end` record if it was
 asked to stop."""
 State = Literal["skipped", "started", "finished", "failed", "given up", "interrupted"]
+OVER: frozenset[State] = frozenset({"skipped", "finished", "failed", "given up"})
+"""States of a run that takes no more time."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,17 @@ class Failure:
     run: str
     error: str
     attempts: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """One stretch of work on a study, from a call of `run_study` to its end or the last event before a kill."""
+
+    begun: str
+    """Date and time."""
+    seconds: float
+    jobs: int
+    """Runs at a time."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,8 @@ class Study:
     failed: tuple[Failure, ...]
     pending: tuple[str, ...]
     """Names of the runs that are neither: not begun, or interrupted."""
+    sessions: tuple[Session, ...] = ()
+    """When and how long it was worked on, where that is known."""
 
     @property
     def points(self) -> list[Point]:
@@ -110,7 +129,7 @@ class Study:
                 failed.append(failure)
             else:
                 pending.append(run.name)
-        return cls(directory, plan, tuple(finished), tuple(failed), tuple(pending))
+        return cls(directory, plan, tuple(finished), tuple(failed), tuple(pending), _read_sessions(directory))
 
 
 def run_study(
@@ -120,45 +139,72 @@ def run_study(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     attempts: int = 3,
+    jobs: int = 1,
 ) -> Study:
     """Make the runs of `plan` in order, in `directory`, and return what came of it.
 
     Finished runs are skipped. A run that raises is recorded in its directory and the next one begins; a later call
     tries it again, up to `attempts` times in all. A run that returns unfinished was asked to stop, and so the study
-    stops. Raises `UsageError` if the directory holds other runs under these names.
+    stops. With several `jobs` so many runs are under way at a time, each call of `run_one` in a thread of its own.
+    `on_progress` is called from one thread at a time. Raises `UsageError` if the directory holds other runs under these
+    names.
     """
     plan.write(directory)
+    sessions = [*_read_sessions(directory), Session(_now(), 0.0, jobs)]
+    begun = time.monotonic()
     done = 0.0
+    lock = threading.Lock()
+    stopped = threading.Event()
 
     def tell(state: State, number: int, error: str = "") -> None:
-        if on_progress is not None:
-            on_progress(Progress(state, plan.runs[number - 1], number, len(plan.runs), done, plan.flops, error))
+        nonlocal done
+        with lock:
+            if state in OVER:
+                done += plan.runs[number - 1].flops
+            if state != "skipped":
+                sessions[-1] = replace(sessions[-1], seconds=time.monotonic() - begun)
+                _write_sessions(directory, sessions)
+            if on_progress is not None:
+                on_progress(Progress(state, plan.runs[number - 1], number, len(plan.runs), done, plan.flops, error))
 
-    for number, run in enumerate(plan.runs, 1):
+    def make(number: int) -> None:
+        run = plan.runs[number - 1]
         place = directory / "runs" / run.name
+        if stopped.is_set():
+            return
         if _finished(run, place):
-            done += run.flops
             tell("skipped", number)
-            continue
+            return
         before = _read_failure(place)
         if before is not None and before.attempts >= attempts:
-            done += run.flops
             tell("given up", number, before.error)
-            continue
+            return
         tell("started", number)
         try:
             run_one(run, place)
         except Exception as error:  # whatever one run dies of, the others go on
             _write_failure(place, error, 1 + (before.attempts if before else 0))
-            done += run.flops
             tell("failed", number, _one_line(error))
-            continue
+            return
         if not _finished(run, place):
+            stopped.set()
             tell("interrupted", number)
-            break
+            return
         (place / "failure.json").unlink(missing_ok=True)
-        done += run.flops
         tell("finished", number)
+
+    numbers = range(1, len(plan.runs) + 1)
+    if jobs == 1:  # in this very thread: a trainer may want the process's signals
+        for number in numbers:
+            make(number)
+    else:
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for future in as_completed([pool.submit(make, number) for number in numbers]):
+                    future.result()
+            except BaseException:
+                stopped.set()
+                raise
     return Study.open(directory)
 
 
@@ -261,6 +307,25 @@ def _one_line(error: BaseException) -> str:
     told = str(error).strip().splitlines()
     text = told[0] if told else type(error).__name__
     return text if isinstance(error, UnmaskError) else f"{type(error).__name__}: {text}"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _write_sessions(directory: Path, sessions: Sequence[Session]) -> None:
+    path = directory / "sessions.json"
+    draft = path.with_suffix(".json.part")
+    draft.write_text(json.dumps([asdict(session) for session in sessions], indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _read_sessions(directory: Path) -> tuple[Session, ...]:
+    """The sessions of a study; none where the record is missing or damaged, since nothing depends on it."""
+    try:
+        return tuple(Session(**fields) for fields in json.loads((directory / "sessions.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 def _write_failure(place: Path, error: BaseException, attempts: int) -> None:

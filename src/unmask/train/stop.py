@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,8 +15,11 @@ class StopRequest:
     Outside the main thread, where Python delivers no signals, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_request: Callable[[], None] | None = None) -> None:
+        """`on_request` is called when a signal arrives, in the signal handler: it should be brief."""
         self.signal: str | None = None
+        """The name of the signal that asked for the stop."""
+        self._on_request = on_request
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -30,6 +34,8 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
         self._restore()
+        if self._on_request is not None:
+            self._on_request()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
