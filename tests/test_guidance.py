@@ -5,8 +5,8 @@ import torch
 
 from toys import Waves
 from unmask.errors import UsageError
-from unmask.guidance import classifier_free, suppress
-from unmask.logits_fn import at_rows, network_calls
+from unmask.guidance import Ramp, classifier_free, repetition_penalty, suppress
+from unmask.logits_fn import PADDING, at_rows, network_calls
 
 PROMPT = torch.tensor([[True, True, False, False, False]])
 
@@ -39,10 +39,103 @@ def test_no_weight_or_no_prompt_is_the_same_function_and_costs_nothing():
 
 
 def test_guidance_counts_two_calls_and_four_when_nested():
-    once = classifier_free(Waves(3), PROMPT, 0.5, 3)
+    waves = Waves(3)
+    once = classifier_free(waves, PROMPT, 0.5, 3)
     tokens_BL = torch.zeros(2, 5, dtype=torch.int64)
     assert network_calls(once, tokens_BL).tolist() == [2, 2]
-    assert network_calls(suppress(classifier_free(once, PROMPT, 0.5, 3), [1]), tokens_BL).tolist() == [4, 4]
+    twice = suppress(classifier_free(once, PROMPT, 0.5, 3), [1])
+    twice(tokens_BL)
+    assert network_calls(twice, tokens_BL).tolist() == [4, 4]
+    assert waves.rows_seen == 8
+
+
+def test_a_row_without_a_prompt_costs_one_call_and_is_as_without_guidance():
+    waves = Waves(3)
+    prompts_BL = torch.tensor([[True, False, False], [False, False, False]])
+    tokens_BL = torch.tensor([[0, 1, 3], [2, 1, 3]])
+    guided = classifier_free(waves, prompts_BL, 0.5, 3)
+    assert network_calls(guided, tokens_BL).tolist() == [2, 1]
+    logits_BLV = guided(tokens_BL)
+    assert waves.rows_seen == 3
+    torch.testing.assert_close(logits_BLV[1].double(), waves(tokens_BL)[1], atol=1e-5, rtol=0)
+    alone = classifier_free(waves, prompts_BL[:1], 0.5, 3)(tokens_BL[:1])
+    assert torch.equal(alone[0], logits_BLV[0])
+    select_BL = torch.tensor([[False, True, True], [True, False, True]])
+    assert torch.equal(guided(tokens_BL, select_BL), logits_BLV[select_BL])
+
+
+SHARES = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("ramp", "weights"),
+    [
+        (Ramp(0.8), [0.8, 0.8, 0.8, 0.8, 0.8]),
+        (Ramp(1.0, 0.0), [1.0, 0.7, 0.5, 0.1, 0.0]),
+        (Ramp(0.0, 2.0), [0.0, 0.6, 1.0, 1.8, 2.0]),
+        (Ramp(0.8, until=0.5), [0.8, 0.8, 0.0, 0.0, 0.0]),
+        (Ramp(1.0, 0.0, until=0.9), [1.0, 0.7, 0.5, 0.0, 0.0]),
+    ],
+)
+def test_a_ramp_is_a_weight_for_each_revealed_share(ramp, weights):
+    assert ramp(SHARES).tolist() == pytest.approx(weights)
+
+
+def test_guidance_on_a_schedule_is_that_of_the_weight_at_each_rows_share():
+    waves = Waves(3)
+    prompt_BL = torch.tensor([[True, False, False, False, False]])
+    tokens_BL = torch.tensor([[0, 3, 3, 3, 3], [0, 1, 3, 3, 3], [0, 1, 2, 3, 3], [0, 1, 2, 0, 3], [0, 1, 2, 0, 1]])
+    guided = classifier_free(waves, prompt_BL, Ramp(1.0, 0.0, until=0.7), 3)
+    assert network_calls(guided, tokens_BL).tolist() == [2, 2, 2, 1, 1]
+    waves.rows_seen = 0
+    logits_BLV = guided(tokens_BL)
+    assert waves.rows_seen == 8
+    for row, weight in enumerate([1.0, 0.75, 0.5, 0.0, 0.0]):
+        expected = classifier_free(waves, prompt_BL, weight, 3)(tokens_BL[row : row + 1])
+        torch.testing.assert_close(logits_BLV[row : row + 1].double(), expected.double(), atol=1e-5, rtol=0)
+        alone = guided(tokens_BL[row : row + 1])
+        torch.testing.assert_close(alone[0], logits_BLV[row])
+    select_BL = tokens_BL == 3
+    torch.testing.assert_close(guided(tokens_BL, select_BL), logits_BLV[select_BL])
+
+
+def test_what_a_growing_canvas_does_not_show_yet_counts_as_masked():
+    prompt_BL = torch.tensor([[True, False, False, False, False]])
+    seen = []
+
+    def weight(share_B):
+        seen.append(share_B.tolist())
+        return torch.ones_like(share_B)
+
+    guided = classifier_free(Waves(3), prompt_BL, weight, 3)
+    for tokens in ([0, 1, 3, 3, 3], [0, 1, 3], [0, 1, 3, PADDING, PADDING]):
+        guided(torch.tensor([tokens]))
+    assert seen == [[0.25]] * 3
+
+
+def test_the_repetition_penalty_is_that_of_ctrl_for_tokens_of_the_same_row():
+    waves = Waves(5)
+    tokens_BL = torch.tensor([[0, 2, 2, 5, 5], [5, 5, 5, 5, 5], [5, 1, 4, 5, PADDING]])
+    plain, penalised = waves(tokens_BL), repetition_penalty(waves, 1.3, 5)(tokens_BL)
+    for row, present in enumerate([{0, 2}, set(), {1, 4}]):
+        for token in range(5):
+            logits_L = plain[row, :, token]
+            expected_L = torch.where(logits_L > 0, logits_L / 1.3, logits_L * 1.3) if token in present else logits_L
+            torch.testing.assert_close(penalised[row, :, token], expected_L)
+    select_BL = tokens_BL == 5
+    torch.testing.assert_close(repetition_penalty(waves, 1.3, 5)(tokens_BL, select_BL), penalised[select_BL])
+    assert repetition_penalty(waves, 1.0, 5) is waves
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0, math.inf, math.nan])
+def test_bad_penalties_are_named(penalty):
+    with pytest.raises(UsageError, match=f"repetition_penalty {penalty}"):
+        repetition_penalty(Waves(3), penalty, 3)
+
+
+def test_bad_ramps_are_named():
+    with pytest.raises(UsageError, match=r"start -1 must.*; end inf must.*; until 0 must"):
+        Ramp(-1, math.inf, until=0)
 
 
 def test_guidance_follows_the_rows_taken_from_its_batch():

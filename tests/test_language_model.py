@@ -9,8 +9,9 @@ from unmask import model_directory, seeding
 from unmask.config import ModelConfig
 from unmask.data import tokenizer as tokenizers
 from unmask.errors import UnmaskError, UsageError
-from unmask.language_model import CausalLogits, LanguageModel
+from unmask.language_model import LanguageModel
 from unmask.model import Transformer
+from unmask.network_logits import CausalLogits
 from unmask.samplers import autoregressive
 
 WORDS = ["The cat sat on the mat, and the dog sat beside the cat. Überall größere Bäume."] * 20

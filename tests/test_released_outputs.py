@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from unmask import likelihood
 from unmask.config import ModelConfig
 from unmask.guidance import classifier_free
-from unmask.language_model import CausalLogits, MaskedLogits
 from unmask.llama_names import from_llama
 from unmask.model import Transformer
+from unmask.network_logits import CausalLogits, MaskedLogits
 from unmask.samplers import autoregressive, confidence
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "smdm_checkpoints"

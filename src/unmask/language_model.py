@@ -3,15 +3,15 @@
 It generates, fills in blanks, and scores. Everything is deterministic given a seed: prompts in one call give what they
 give one by one, and each result carries what it cost.
 
-Shapes: B rows, L positions, V vocabulary, S selected positions, N new tokens of a causal network.
+Shapes: B rows, L positions.
 """
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -23,11 +23,12 @@ from unmask import infilling, likelihood, model_directory, samplers, seeding
 from unmask.config import ModelConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError, unknown_name
+from unmask.guidance import Weight
 from unmask.likelihood import Estimate
 from unmask.logits_fn import LogitsFn
-from unmask.model import KVCache, Transformer
-from unmask.samplers import OnStep
-from unmask.samplers.autoregressive import Extend
+from unmask.model import Transformer
+from unmask.network_logits import CausalLogits, MaskedLogits
+from unmask.samplers import Draw, OnStep
 
 ESTIMATORS = ("auto", "exact", "stratified", "mc", "chain")
 BROKEN = "\ufffd"
@@ -59,7 +60,7 @@ class Generation:
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
-        return asdict(self)
+        return dataclasses.asdict(self)
 
 
 class LanguageModel:
@@ -113,8 +114,13 @@ class LanguageModel:
         max_new_tokens: int = 64,
         sampler: str | None = None,
         steps: int | None = None,
-        guidance: float = 0.0,
+        guidance: float | Weight = 0.0,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        suppress: Collection[int] = (),
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
         on_step: OnStep | None = None,
@@ -123,9 +129,10 @@ class LanguageModel:
         """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts.
 
         `sampler` is a name in `SAMPLERS`, by default "confidence", and "autoregressive" for an ARM; `options` are its
-        own keyword arguments. `steps` None is one per token; the autoregressive sampler always takes that. `seed` is
-        one for all prompts (each gives what it gives alone) or one for each. `batch_size` rows run at a time. `on_step`
-        sees each batch.
+        own keyword arguments. `steps` None is one per token; the autoregressive sampler always takes that. `guidance`
+        is a weight, or a function of the revealed share such as `guidance.Ramp`. `temperature`, `top_k`, `top_p` and
+        `min_p` are those of `samplers.Draw`; `suppress` are ids that are never drawn. `seed` is one for all prompts
+        (each gives what it gives alone) or one for each. `batch_size` rows run at a time. `on_step` sees each batch.
 
         Raises `UsageError` on an unknown sampler or option, a number out of range, text longer than the context, and
         for an ARM on guidance or a sampler that needs a mask token.
@@ -139,7 +146,10 @@ class LanguageModel:
             length = len(given) + max_new_tokens
             self._check_length(length, f"prompt of {len(given)} tokens and max_new_tokens {max_new_tokens}")
             jobs.append(_Job([*given, *[self.mask_id] * max_new_tokens], [range(len(given), length)], stops=True))
-        settings = _Sampling(sampler, steps, guidance, temperature, batch_size, on_step, options)
+        draw = Draw(temperature, top_k, top_p, min_p)
+        settings = _Sampling(
+            sampler, steps, guidance, draw, repetition_penalty, frozenset(suppress), batch_size, on_step, options
+        )
         generations = self._sample(jobs, settings, seed)
         return generations[0] if isinstance(prompt, str) else generations
 
@@ -149,8 +159,13 @@ class LanguageModel:
         *,
         sampler: str | None = None,
         steps: int | None = None,
-        guidance: float = 0.0,
+        guidance: float | Weight = 0.0,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        suppress: Collection[int] = (),
         seed: int = 0,
         on_step: OnStep | None = None,
         **options: Any,
@@ -166,7 +181,10 @@ class LanguageModel:
             )
         tokens, blanks = infilling.encode(text, self.tokenizer, self.mask_id)
         self._check_length(len(tokens), f"infill text of {len(tokens)} tokens")
-        settings = _Sampling(sampler, steps, guidance, temperature, 1, on_step, options)
+        draw = Draw(temperature, top_k, top_p, min_p)
+        settings = _Sampling(
+            sampler, steps, guidance, draw, repetition_penalty, frozenset(suppress), 1, on_step, options
+        )
         return self._sample([_Job(tokens, blanks, stops=False)], settings, seed)[0]
 
     def score(
@@ -283,13 +301,11 @@ class LanguageModel:
                 raise UsageError(
                     f"sampler {name!r}: needs a mask token, and this model is autoregressive: leave it out"
                 )
-        known = set(inspect.signature(sampler).parameters) - set(
-            inspect.signature(samplers.Sampler.__call__).parameters
-        )
+        known = samplers.options_of(name, cast("str | None", options.get("inner")))
         for option in options:
             if option not in known:
                 raise unknown_name("option", option, known)
-        if name == "autoregressive" and all(job.stops for job in jobs):
+        if "stop_id" in known and all(job.stops for job in jobs):
             options = {"stop_id": self.tokenizer.eos_id, **options}
         seeds = [seed] * len(jobs) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(jobs):
@@ -303,12 +319,17 @@ class LanguageModel:
                 begun = time.perf_counter()
                 tokens_BL = torch.tensor([jobs[index].tokens for index in indices], device=self.device)
                 given_BL = tokens_BL != self.mask_id
+                guided = guiding.classifier_free(self.logits_fn, given_BL, settings.guidance, self.mask_id)
+                penalised = guiding.repetition_penalty(guided, settings.repetition_penalty, self.mask_id)
                 sampled = sampler(
-                    guiding.classifier_free(self.logits_fn, given_BL, settings.guidance, self.mask_id),
+                    guiding.suppress(penalised, settings.suppress),
                     tokens_BL,
                     mask_id=self.mask_id,
                     steps=settings.steps,
-                    temperature=settings.temperature,
+                    temperature=settings.draw.temperature,
+                    top_k=settings.draw.top_k,
+                    top_p=settings.draw.top_p,
+                    min_p=settings.draw.min_p,
                     generator=[seeding.generator(seeds[index], "sample") for index in indices],
                     on_step=settings.on_step,
                     **options,
@@ -336,67 +357,9 @@ class LanguageModel:
         if length > self.config.context_length:
             raise UsageError(f"{what}: more than the context of {self.config.context_length} tokens: shorten it")
 
-    def _refuse_guidance(self, weight: float) -> None:
+    def _refuse_guidance(self, weight: float | Weight) -> None:
         if weight:
             raise UsageError(f"guidance {weight}: needs a mask token, and this model is autoregressive: leave it at 0")
-
-
-@dataclass(frozen=True)
-class MaskedLogits:
-    """A network trained with masks as a `LogitsFn`."""
-
-    model: Transformer
-
-    @torch.no_grad()
-    def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
-        """The network's rows, which predict the tokens at their own positions."""
-        return self.model(tokens_BL, select_BL)
-
-
-@dataclass(frozen=True)
-class CausalLogits:
-    """An ARM as a `LogitsFn`: the network reads the row moved right by one, behind the beginning-of-text token.
-
-    Without such a token position 0 is uniform. Positions yet to be filled influence nothing before them, so their ids
-    need no row in the embedding.
-    """
-
-    model: Transformer
-    bos_id: int | None
-
-    @torch.no_grad()
-    def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
-        """Position i's logits, from the tokens before i."""
-        first = 0 if self.bos_id is None else self.bos_id
-        inputs_BL = torch.cat([torch.full_like(tokens_BL[:, :1], first), self._known(tokens_BL[:, :-1])], dim=1)
-        if self.bos_id is not None:
-            return self.model(inputs_BL, select_BL)
-        logits_BLV = self.model(inputs_BL[:, 1:]) if inputs_BL.shape[1] > 1 else self.model(inputs_BL)[:, :0]
-        uniform_B1V = logits_BLV.new_zeros(len(tokens_BL), 1, self.model.config.vocab_size)
-        logits_BLV = torch.cat([uniform_B1V, logits_BLV], dim=1)
-        return logits_BLV if select_BL is None else logits_BLV[select_BL]
-
-    def incremental(self, rows: int, length: int) -> Extend:
-        """Generation with a cache of keys and values; see `samplers.autoregressive`."""
-        cache = KVCache(self.model.config, rows, length, device=next(self.model.parameters()).device)
-        started = False
-
-        @torch.no_grad()
-        def extend(tokens_BN: Tensor) -> Tensor:
-            nonlocal started
-            if not started and self.bos_id is not None:
-                tokens_BN = torch.cat([tokens_BN.new_full((rows, 1), self.bos_id), tokens_BN], dim=1)
-            started = True
-            if not tokens_BN.shape[1]:
-                return torch.zeros(rows, self.model.config.vocab_size, device=tokens_BN.device)
-            last_BN = torch.zeros_like(tokens_BN, dtype=torch.bool)
-            last_BN[:, -1] = True
-            return self.model(tokens_BN, last_BN, cache)
-
-        return extend
-
-    def _known(self, tokens_BL: Tensor) -> Tensor:
-        return tokens_BL.masked_fill(tokens_BL >= self.model.config.embedding_rows, 0)
 
 
 @dataclass(frozen=True)
@@ -414,8 +377,10 @@ class _Sampling:
 
     sampler: str | None
     steps: int | None
-    guidance: float
-    temperature: float
+    guidance: float | Weight
+    draw: Draw
+    repetition_penalty: float
+    suppress: frozenset[int]
     batch_size: int
     on_step: OnStep | None
     options: dict[str, Any]

@@ -251,6 +251,10 @@ class KVCache:
         self.length = 0
         """Tokens held."""
 
+    def keep(self, rows_R: Tensor) -> None:
+        """Hold these rows alone."""
+        self._keys, self._values = self._keys[:, rows_R], self._values[:, rows_R]
+
     def layer(self, layer: int, new: int) -> LayerCache:
         """The part of one block, where `new` tokens are about to join."""
         return LayerCache(self._keys[layer], self._values[layer], self.length, self.length + new)

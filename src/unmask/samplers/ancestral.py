@@ -5,7 +5,7 @@ distribution, on a linear grid of t from 1 to eps; the last step reveals what is
 t is the product of those ratios, t itself, so one uniform number fixes a position's step beforehand. Steps that reveal
 nothing are then known, and cost nothing.
 
-Shapes: B rows, L positions, V vocabulary, R rows that reveal something, S positions revealed in them.
+Shapes: B rows, L positions, R rows that reveal something.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ def ancestral(
     mask_id: int,
     steps: int | None = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
     generator: torch.Generator | Sequence[torch.Generator],
     on_step: OnStep | None = None,
     eps: float = 1e-5,
@@ -36,22 +39,24 @@ def ancestral(
 
     Rows do not wait for each other: each goes from one step in which it reveals something to its next.
     """
-    canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, temperature=temperature, on_step=on_step)
-    length, device = tokens_BL.shape[1], tokens_BL.device
+    draw = noise.Draw(temperature, top_k, top_p, min_p)
+    canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
     generators = noise.row_generators(generator, len(tokens_BL))
-    reveal_noise_BL = noise.uniform(generators, length, device)
-    token_noise_BL = noise.uniform(generators, length, device)
+    reveal_noise_BL = noise.uniform(generators, tokens_BL.shape[1], tokens_BL.device)
     masks_B1 = canvas.masked_BL.sum(dim=1, keepdim=True)
     steps_B1 = masks_B1 if steps is None else torch.full_like(masks_B1, steps)
-    step_BL = reveal_steps(reveal_noise_BL, steps_B1, eps)
-    turn_BL = turns(step_BL, canvas.masked_BL)
+    return reveal_in_turn(canvas, reveal_steps(reveal_noise_BL, steps_B1, eps), generators)
 
+
+def reveal_in_turn(canvas: Canvas, step_BL: Tensor, generators: Sequence[torch.Generator]) -> Sampled:
+    """Reveal each masked position in the step that `step_BL` gives; one network call for each step of a row in use."""
+    token_noise_BL = noise.uniform(generators, step_BL.shape[1], step_BL.device)
+    turn_BL = turns(step_BL, canvas.masked_BL)
     for turn in range(1, int(turn_BL.max()) + 1 if turn_BL.numel() else 1):
         rows_R = (turn_BL == turn).any(dim=1).nonzero()[:, 0]
         select_RL = turn_BL[rows_R] == turn
-        logits_SV = canvas.logits(rows_R, select_RL)
-        tokens_S = noise.draw(logits_SV, token_noise_BL[rows_R][select_RL], temperature=temperature)
-        canvas.reveal(rows_R, select_RL, tokens_S, noise.probability(logits_SV, tokens_S), step_BL[rows_R])
+        drawn = canvas.draw(canvas.logits(rows_R, select_RL), token_noise_BL[rows_R][select_RL])
+        canvas.reveal(rows_R, select_RL, drawn, step_BL[rows_R])
         canvas.step_done()
     return canvas.sampled()
 

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unmask.errors import UnmaskError, UsageError
+from unmask.errors import UsageError
 from unmask.logits_fn import LogitsFn, at_rows, network_calls
+from unmask.samplers.noise import Draw, Drawn
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,17 @@ class Sampler(Protocol):
         mask_id: int,
         steps: int | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
         generator: torch.Generator | Sequence[torch.Generator],
         on_step: OnStep | None = None,
     ) -> Sampled:
         """Fill the positions of `tokens_BL` (int64) that hold `mask_id`.
 
-        `steps` None stands for as many as the row has masks. `temperature` 0 takes the likeliest token. `generator` is
-        one generator, from which one for each row is derived by the row's index, or one for each row. `on_step` is
-        called after each step. Raises `UsageError` on steps below 1 or a temperature that is negative or not finite.
+        `steps` None stands for as many as the row has masks. `temperature`, `top_k`, `top_p` and `min_p` are those of
+        `noise.Draw`. `generator` is one generator, from which one for each row is derived by the row's index, or one
+        for each row. `on_step` is called after each step. Raises `UsageError` on steps below 1 and where `Draw` does.
         """
         ...
 
@@ -76,13 +80,11 @@ class Canvas:
         *,
         mask_id: int,
         steps: int | None,
-        temperature: float,
+        draw: Draw,
         on_step: OnStep | None,
     ) -> None:
         if steps is not None and steps < 1:
             raise UsageError(f"steps {steps}: must be at least 1")
-        if not 0 <= temperature < math.inf:
-            raise UsageError(f"temperature {temperature}: must be 0 (the likeliest token) or more, and finite")
         if tokens_BL.ndim != 2:
             raise UsageError(f"tokens have shape {tuple(tokens_BL.shape)}: must be (rows, positions)")
         self.tokens_BL = tokens_BL.clone()
@@ -90,6 +92,7 @@ class Canvas:
         self.reveal_step_BL = torch.full_like(tokens_BL, -1)
         self.confidence_BL = torch.full(tokens_BL.shape, math.nan, device=tokens_BL.device)
         self.network_calls_B = torch.zeros(len(tokens_BL), dtype=torch.int64, device=tokens_BL.device)
+        self.draw = draw
         self._logits_fn = logits_fn
         self._mask_id = mask_id
         self._on_step = on_step
@@ -106,22 +109,31 @@ class Canvas:
         logits_SV = logits_SV.float()
         if self._mask_id < logits_SV.shape[1]:
             logits_SV = logits_SV.index_fill(1, torch.tensor([self._mask_id], device=logits_SV.device), -math.inf)
-        if not logits_SV.amax(dim=1).isfinite().all():
-            raise UnmaskError(
-                "the network gives no finite logits: its weights are damaged or every token is suppressed"
-            )
         return logits_SV
 
-    def reveal(
-        self, rows_R: Tensor, select_RL: Tensor, tokens_S: Tensor, confidence_S: Tensor, step_RL: Tensor
-    ) -> None:
-        """Put `tokens_S` where `select_RL` is true in rows `rows_R`; `step_RL`, or (R, 1), is the step to record."""
+    def reveal(self, rows_R: Tensor, select_RL: Tensor, drawn: Drawn, step_RL: Tensor) -> None:
+        """Put the drawn tokens where `select_RL` is true in rows `rows_R`; `step_RL`, or (R, 1), is to be recorded."""
         row_S, position_S = select_RL.nonzero(as_tuple=True)
         at = (rows_R[row_S], position_S)
-        self.tokens_BL[at] = tokens_S
+        self.tokens_BL[at] = drawn.tokens_S
         self.masked_BL[at] = False
-        self.confidence_BL[at] = confidence_S.float()
+        self.confidence_BL[at] = drawn.probability_S
         self.reveal_step_BL[at] = step_RL.expand(select_RL.shape)[select_RL]
+
+    def hide(self, rows_R: Tensor, select_RL: Tensor) -> None:
+        """Mask again the positions where `select_RL` is true in rows `rows_R`."""
+        row_S, position_S = select_RL.nonzero(as_tuple=True)
+        at = (rows_R[row_S], position_S)
+        self.tokens_BL[at] = self._mask_id
+        self.masked_BL[at] = True
+        self.confidence_BL[at] = math.nan
+        self.reveal_step_BL[at] = -1
+
+    def stop(self, rows_R: Tensor, stop_id: int, step_B1: Tensor) -> None:
+        """Fill all masks of rows `rows_R` with the end-of-text token, as revealed in the steps `step_B1` (B, 1)."""
+        rest_RL = self.masked_BL[rows_R]
+        stops_S = torch.full((int(rest_RL.sum()),), stop_id, device=self.tokens_BL.device)
+        self.reveal(rows_R, rest_RL, Drawn(stops_S, torch.ones(len(stops_S), device=stops_S.device)), step_B1[rows_R])
 
     def step_done(self) -> None:
         """Tell `on_step`, if there is one."""

@@ -1,48 +1,24 @@
-"""The confidence sampler: reveal the masked positions of which the network is most certain first.
+"""Samplers that reveal a scheduled number of tokens per step, those first of which the network is most certain.
 
-The paper's greedy sampler (Nie et al., 2025, section 2; MaskGIT, Chang et al., 2022). In each step a token is drawn at
-every masked position, and those with the highest probability are kept. Unlike the released code, which pools the
-confidences of a batch, each row is on its own.
+`confidence` is the paper's greedy sampler (Nie et al., 2025, section 2; MaskGIT, Chang et al., 2022): the drawn token's
+probability. `margin` judges a position by the lead of its likeliest token over the second instead (Kim et al., 2025,
+arXiv 2502.06768), which tells a position with one good token from one with two.
 
-Shapes: B rows, L positions, V vocabulary, R rows that are not full yet, S masked positions in them.
+Shapes: B rows, L positions, V vocabulary, S masked positions.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from unmask.errors import unknown_name
 from unmask.logits_fn import LogitsFn
 from unmask.samplers import noise
 from unmask.samplers.canvas import Canvas, OnStep, Sampled
-
-
-def even(masks: int, steps: int) -> list[int]:
-    """Tokens to reveal in each step: `masks` spread evenly, at least one in each, over `steps` steps or fewer."""
-    steps = min(steps, masks)
-    return [masks * (step + 1) // steps - masks * step // steps for step in range(steps)]
-
-
-def released(masks: int, steps: int, eps: float = 1e-5) -> list[int]:
-    """Tokens to reveal in each step, by the released code: int(masks left * (1 - s / t)), and all the rest in the last.
-
-    t is on a linear float32 grid from 1 to eps. The rounding leaves some steps empty.
-    """
-    times = torch.linspace(1, eps, steps + 1)
-    counts: list[int] = []
-    for t, s in itertools.pairwise(times[:-1]):
-        counts.append(int((masks - sum(counts)) * (1 - s / t)))
-    return [*counts, masks - sum(counts)]
-
-
-SCHEDULES: dict[str, Callable[[int, int], list[int]]] = {"even": even, "released": released}
-"""How many tokens each step reveals, by name: functions of the number of masks and of steps."""
+from unmask.samplers.noise import Drawn
+from unmask.samplers.ranked import Scheduled, fill_ranked
 
 
 @torch.no_grad()
@@ -53,6 +29,9 @@ def confidence(
     mask_id: int,
     steps: int | None = None,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
     generator: torch.Generator | Sequence[torch.Generator],
     on_step: OnStep | None = None,
     schedule: str = "even",
@@ -62,35 +41,48 @@ def confidence(
     `schedule` is a name in `SCHEDULES`; a step that it leaves empty costs no network call. Raises `UsageError` on an
     unknown one.
     """
-    if schedule not in SCHEDULES:
-        raise unknown_name("schedule", schedule, SCHEDULES)
-    canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, temperature=temperature, on_step=on_step)
+    draw = noise.Draw(temperature, top_k, top_p, min_p)
+    canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
     generators = noise.row_generators(generator, len(tokens_BL))
-    length, device = tokens_BL.shape[1], tokens_BL.device
-    masks_B = cast("list[int]", canvas.masked_BL.sum(dim=1).tolist())
-    plans = [_busy_steps(SCHEDULES[schedule], masks, steps) for masks in masks_B]
-
-    for turn in range(max(map(len, plans), default=0)):
-        rows = [row for row, plan in enumerate(plans) if turn < len(plan)]
-        rows_R = torch.tensor(rows, device=device)
-        step_R1, count_R1 = torch.tensor([plans[row][turn] for row in rows], device=device).T[..., None]
-        masked_RL = canvas.masked_BL[rows_R]
-        logits_SV = canvas.logits(rows_R, masked_RL)
-        noise_RL = noise.uniform([generators[row] for row in rows], length, device)
-        drawn_S = noise.draw(logits_SV, noise_RL[masked_RL], temperature=temperature)
-        certain_S = noise.probability(logits_SV, drawn_S)
-
-        certain_RL = torch.full(masked_RL.shape, -math.inf, device=device).masked_scatter(masked_RL, certain_S)
-        rank_RL = certain_RL.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        reveal_RL = rank_RL < count_R1
-        kept_S = reveal_RL[masked_RL]
-        canvas.reveal(rows_R, reveal_RL, drawn_S[kept_S], certain_S[kept_S], step_R1)
-        canvas.step_done()
-    return canvas.sampled()
+    rule = Scheduled(schedule, canvas.masked_BL.sum(dim=1), steps)
+    return fill_ranked(canvas, generators, judge=drawn_probability, rule=rule)
 
 
-def _busy_steps(schedule: Callable[[int, int], list[int]], masks: int, steps: int | None) -> list[tuple[int, int]]:
-    """(step, tokens to reveal) for the steps that reveal something."""
-    if masks == 0:
-        return []
-    return [(step, count) for step, count in enumerate(schedule(masks, steps or masks)) if count]
+@torch.no_grad()
+def margin(
+    logits_fn: LogitsFn,
+    tokens_BL: Tensor,
+    *,
+    mask_id: int,
+    steps: int | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    generator: torch.Generator | Sequence[torch.Generator],
+    on_step: OnStep | None = None,
+    schedule: str = "even",
+) -> Sampled:
+    """Fill the masks, those with the clearest favourite first; arguments and errors as `confidence`."""
+    draw = noise.Draw(temperature, top_k, top_p, min_p)
+    canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
+    generators = noise.row_generators(generator, len(tokens_BL))
+    rule = Scheduled(schedule, canvas.masked_BL.sum(dim=1), steps)
+    return fill_ranked(canvas, generators, judge=lead, rule=rule)
+
+
+def drawn_probability(logits_SV: Tensor, drawn: Drawn) -> Tensor:
+    """The probability of the drawn token."""
+    return drawn.probability_S
+
+
+def lead(logits_SV: Tensor, drawn: Drawn) -> Tensor:
+    """By how much the likeliest token's probability exceeds the second's; 1 where there is one token alone."""
+    parts: list[Tensor] = []
+    for _, logits_CV in noise.chunks(logits_SV):
+        if logits_CV.shape[1] == 1:
+            parts.append(torch.ones_like(logits_CV[:, 0]))
+            continue
+        top_C2 = (logits_CV.topk(2, dim=1).values - logits_CV.logsumexp(dim=1, keepdim=True)).exp()
+        parts.append(top_C2[:, 0] - top_C2[:, 1])
+    return torch.cat(parts)

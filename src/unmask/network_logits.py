@@ -1,0 +1,85 @@
+"""Networks as `LogitsFn`s: one trained with masks, and an autoregressive one with its cache.
+
+Shapes: B rows, L positions, V vocabulary, S selected positions, N tokens that a cache has not seen, K rows that a
+cache still holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.model import KVCache, Transformer
+
+
+@dataclass(frozen=True)
+class MaskedLogits:
+    """A network trained with masks as a `LogitsFn`."""
+
+    model: Transformer
+
+    @torch.no_grad()
+    def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
+        """The network's rows, which predict the tokens at their own positions."""
+        return self.model(tokens_BL, select_BL)
+
+
+@dataclass(frozen=True)
+class CausalLogits:
+    """An ARM as a `LogitsFn`: the network reads the row moved right by one, behind the beginning-of-text token.
+
+    Without such a token position 0 is uniform. Positions yet to be filled influence nothing before them, so their ids
+    need no row in the embedding.
+    """
+
+    model: Transformer
+    bos_id: int | None
+
+    @torch.no_grad()
+    def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
+        """Position i's logits, from the tokens before i."""
+        first = 0 if self.bos_id is None else self.bos_id
+        inputs_BL = torch.cat([torch.full_like(tokens_BL[:, :1], first), self._known(tokens_BL[:, :-1])], dim=1)
+        if self.bos_id is not None:
+            return self.model(inputs_BL, select_BL)
+        logits_BLV = self.model(inputs_BL[:, 1:]) if inputs_BL.shape[1] > 1 else self.model(inputs_BL)[:, :0]
+        uniform_B1V = logits_BLV.new_zeros(len(tokens_BL), 1, self.model.config.vocab_size)
+        logits_BLV = torch.cat([uniform_B1V, logits_BLV], dim=1)
+        return logits_BLV if select_BL is None else logits_BLV[select_BL]
+
+    def incremental(self, rows: int, length: int, /) -> CausalCache:
+        """Generation with a cache of keys and values; see `samplers.autoregressive`."""
+        return CausalCache(self.model, self.bos_id, rows, length)
+
+    def _known(self, tokens_BL: Tensor) -> Tensor:
+        return tokens_BL.masked_fill(tokens_BL >= self.model.config.embedding_rows, 0)
+
+
+class CausalCache:
+    """A batch of an ARM under way; see `logits_fn.Cache`."""
+
+    def __init__(self, model: Transformer, bos_id: int | None, rows: int, length: int) -> None:
+        """An empty cache for `rows` rows of at most `length` tokens, the beginning-of-text token aside."""
+        device = next(model.parameters()).device
+        room = min(length + (bos_id is not None), model.config.context_length)
+        self._model = model
+        self._cache = KVCache(model.config, rows, room, device=device)
+        self._before_KN = torch.full((rows, int(bos_id is not None)), bos_id or 0, device=device)
+
+    @torch.no_grad()
+    def __call__(self, tokens_BN: Tensor, /) -> Tensor:
+        """Logits (B, V) of the token after the new ones; uniform where there is none before it."""
+        tokens_BN = torch.cat([self._before_KN, tokens_BN], dim=1)
+        self._before_KN = self._before_KN[:, :0]
+        if not tokens_BN.shape[1]:
+            return torch.zeros(len(tokens_BN), self._model.config.vocab_size, device=tokens_BN.device)
+        last_BN = torch.zeros_like(tokens_BN, dtype=torch.bool)
+        last_BN[:, -1] = True
+        return self._model(tokens_BN, last_BN, self._cache)
+
+    def keep(self, rows_R: Tensor, /) -> None:
+        """Go on with these rows alone."""
+        self._cache.keep(rows_R)
+        self._before_KN = self._before_KN[rows_R]
