@@ -19,8 +19,8 @@ from unmask.config import RunConfig
 from unmask.data.source import Corpus, TokenSource
 from unmask.errors import UnmaskError
 from unmask.evals import perplexity
-from unmask.network_logits import CausalLogits, MaskedLogits
 from unmask.model import Transformer
+from unmask.network_logits import CausalLogits, MaskedLogits
 from unmask.train.metrics import Record
 from unmask.train.parallel import World
 
