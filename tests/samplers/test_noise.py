@@ -32,7 +32,7 @@ def test_tokens_get_their_share_at_every_temperature(temperature):
 def test_random_draws_follow_the_distribution(seed):
     logits_V = torch.tensor([0.0, -2.0, 1.5, 0.3])
     draws = 40_000
-    (uniform_S,) = noise.uniform([torch.Generator().manual_seed(seed)], draws, torch.device("cpu"))
+    (uniform_S,) = noise.uniform([torch.Generator().manual_seed(seed)], torch.ones(1, draws, dtype=torch.bool))
     observed = Draw(0.8)(logits_V.expand(draws, -1), uniform_S).tokens_S.bincount(minlength=4)
     expected = (logits_V.double() / 0.8).softmax(0) * draws
     assert stats.chisquare(observed, expected).pvalue > 1e-3
@@ -145,7 +145,7 @@ def test_the_effective_temperature_is_right():
     logits_V = torch.full((1 + RARE,), -math.log(RARE))
     logits_V[0] = 0.0
     generator = torch.Generator().manual_seed(0)
-    (uniform_S,) = noise.uniform([generator], 20_000, torch.device("cpu"))
+    (uniform_S,) = noise.uniform([generator], torch.ones(1, 20_000, dtype=torch.bool))
     # a larger number gives a later token, so the draws next to the edge tell for all whether they are the sure token
     edge_S = torch.tensor([uniform_S[uniform_S < 0.5].max(), uniform_S[uniform_S >= 0.5].min(), 0.0, 1 - 2**-53, 0.75])
     tokens = Draw()(logits_V.expand(5, -1), edge_S.double()).tokens_S.tolist()
@@ -187,3 +187,11 @@ def test_bad_settings_are_named_together():
         Draw(-1, 0, 1.5, 2)
     with pytest.raises(UsageError, match=r"top_p 0\.0"):
         Draw(top_p=0.0)
+
+
+def test_a_rows_numbers_do_not_depend_on_its_padding():
+    where_RL = torch.tensor([[False, True, True, False, False], [True, False, True, False, True]])
+    generators = lambda: [torch.Generator().manual_seed(row) for row in range(2)]  # noqa: E731
+    wide, narrow = noise.uniform(generators(), where_RL), noise.uniform(generators()[:1], where_RL[:1, 1:3])
+    assert torch.equal(wide[:1, 1:3], narrow)
+    assert torch.equal(wide > 0, where_RL)

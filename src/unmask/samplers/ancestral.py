@@ -42,7 +42,7 @@ def ancestral(
     draw = noise.Draw(temperature, top_k, top_p, min_p)
     canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
     generators = noise.row_generators(generator, len(tokens_BL))
-    reveal_noise_BL = noise.uniform(generators, tokens_BL.shape[1], tokens_BL.device)
+    reveal_noise_BL = noise.uniform(generators, canvas.masked_BL)
     masks_B1 = canvas.masked_BL.sum(dim=1, keepdim=True)
     steps_B1 = masks_B1 if steps is None else torch.full_like(masks_B1, steps)
     return reveal_in_turn(canvas, reveal_steps(reveal_noise_BL, steps_B1, eps), generators)
@@ -50,7 +50,7 @@ def ancestral(
 
 def reveal_in_turn(canvas: Canvas, step_BL: Tensor, generators: Sequence[torch.Generator]) -> Sampled:
     """Reveal each masked position in the step that `step_BL` gives; one network call for each step of a row in use."""
-    token_noise_BL = noise.uniform(generators, step_BL.shape[1], step_BL.device)
+    token_noise_BL = noise.uniform(generators, canvas.masked_BL)
     turn_BL = turns(step_BL, canvas.masked_BL)
     for turn in range(1, int(turn_BL.max()) + 1 if turn_BL.numel() else 1):
         rows_R = (turn_BL == turn).any(dim=1).nonzero()[:, 0]

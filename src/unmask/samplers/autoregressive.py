@@ -40,7 +40,7 @@ def autoregressive(
     """
     draw = noise.Draw(temperature, top_k, top_p, min_p)
     canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
-    noise_BL = noise.uniform(noise.row_generators(generator, len(tokens_BL)), tokens_BL.shape[1], tokens_BL.device)
+    noise_BL = noise.uniform(noise.row_generators(generator, len(tokens_BL)), canvas.masked_BL)
     drawn_B = torch.zeros_like(canvas.network_calls_B)
 
     def fill(rows_R: Tensor, select_RL: Tensor, logits_RV: Tensor) -> None:

@@ -44,7 +44,7 @@ def first_hitting(
     draw = noise.Draw(temperature, top_k, top_p, min_p)
     canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
     generators = noise.row_generators(generator, len(tokens_BL))
-    order_noise_BL = noise.uniform(generators, tokens_BL.shape[1], tokens_BL.device)
+    order_noise_BL = noise.uniform(generators, canvas.masked_BL)
     hit_BL = order_noise_BL.masked_fill(~canvas.masked_BL, 2).argsort(dim=1, stable=True).argsort(dim=1)
     return reveal_in_turn(canvas, _shared_steps(hit_BL, canvas.masked_BL.sum(dim=1, keepdim=True), steps), generators)
 

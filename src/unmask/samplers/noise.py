@@ -6,7 +6,8 @@ share of its weight however small. Noise that is added to the logits in float32 
 so lowers the effective temperature (Zheng et al., 2024, arXiv 2409.02908). The numbers come from a generator for each
 row, so a row's noise does not depend on its batch.
 
-Shapes: V vocabulary, S positions to draw, C of them at a time, N blocks of W tokens (the last filled up).
+Shapes: R rows, L positions, V vocabulary, S positions to draw, C of them at a time, N blocks of W tokens (the last
+filled up).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -119,10 +120,20 @@ def row_generators(generator: torch.Generator | Sequence[torch.Generator], rows:
     return list(generator)
 
 
-def uniform(generators: Sequence[torch.Generator], length: int, device: torch.device) -> Tensor:
-    """Numbers in [0, 1), float64 (rows, length), each row from its own generator."""
-    rows = [torch.rand(length, dtype=torch.float64, generator=g, device=g.device).to(device) for g in generators]
-    return torch.stack(rows) if rows else torch.empty(0, length, dtype=torch.float64, device=device)
+def uniform(generators: Sequence[torch.Generator], where_RL: Tensor) -> Tensor:
+    """Numbers in [0, 1), float64 (R, L), where `where_RL` is true, and 0 elsewhere; each row from its own generator.
+
+    A row's numbers depend on how many it needs and not on L, so it may be padded to the length of others.
+    """
+    counts = cast("list[int]", where_RL.sum(dim=1).tolist())
+    rows = [
+        torch.rand(count, dtype=torch.float64, generator=generator, device=generator.device).to(where_RL.device)
+        for generator, count in zip(generators, counts, strict=True)
+    ]
+    noise_RL = torch.zeros(where_RL.shape, dtype=torch.float64, device=where_RL.device)
+    if rows:
+        noise_RL[where_RL] = torch.cat(rows)
+    return noise_RL
 
 
 def chunks(logits_SV: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -97,7 +97,7 @@ def fill_ranked(canvas: Canvas, generators: Sequence[torch.Generator], *, judge:
             return canvas.sampled()
         masked_RL = canvas.masked_BL[rows_R]
         logits_SV = canvas.logits(rows_R, masked_RL)
-        noise_RL = noise.uniform([generators[row] for row in cast("list[int]", rows_R.tolist())], length, device)
+        noise_RL = noise.uniform([generators[row] for row in cast("list[int]", rows_R.tolist())], masked_RL)
         drawn = canvas.draw(logits_SV, noise_RL[masked_RL])
 
         score_RL = torch.full(masked_RL.shape, -math.inf, device=device)

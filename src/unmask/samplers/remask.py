@@ -101,17 +101,17 @@ def remask(
     draw = noise.Draw(temperature, top_k, top_p, min_p)
     canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
     generators = noise.row_generators(generator, len(tokens_BL))
-    length, device = tokens_BL.shape[1], tokens_BL.device
     plans = _Plans(SCHEDULES[remasking], canvas.masked_BL.sum(dim=1), steps, eta)
     generated_BL = canvas.masked_BL.clone()
     reveal_BL, hide_BL = torch.zeros_like(generated_BL), torch.zeros_like(generated_BL)
-    token_noise_BL = torch.empty(tokens_BL.shape, dtype=torch.float64, device=device)
+    token_noise_BL = torch.empty(tokens_BL.shape, dtype=torch.float64, device=tokens_BL.device)
 
     while True:
         reveal_BL.fill_(False)
         while len(rows_R := plans.left(without_BL=reveal_BL)):  # until each row is at a step that reveals something
             own = [generators[row] for row in cast("list[int]", rows_R.tolist())]
-            change_RL, token_noise_BL[rows_R] = noise.uniform(own, length, device), noise.uniform(own, length, device)
+            change_RL = noise.uniform(own, generated_BL[rows_R])
+            token_noise_BL[rows_R] = noise.uniform(own, generated_BL[rows_R])
             masked_RL = canvas.masked_BL[rows_R]
             revealed_RL = generated_BL[rows_R] & ~masked_RL
             step_R = plans.next(rows_R)
