@@ -46,7 +46,7 @@ def test_guidance_counts_two_calls_and_four_when_nested():
     twice = suppress(classifier_free(once, PROMPT, 0.5, 3), [1])
     twice(tokens_BL)
     assert network_calls(twice, tokens_BL).tolist() == [4, 4]
-    assert waves.rows_seen == 8
+    assert waves.rows_seen == 5  # less than 8: rows that are alike are computed once
 
 
 def test_a_row_without_a_prompt_costs_one_call_and_is_as_without_guidance():

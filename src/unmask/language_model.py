@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 import torch
-from torch import Tensor
 
 from unmask import guidance as guiding
 from unmask import infilling, likelihood, model_directory, samplers, seeding
