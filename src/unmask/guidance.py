@@ -3,8 +3,8 @@
 Classifier-free guidance sharpens towards the prompt: p(x|c)^(1+w) / p(x)^w, in logits u + (1 + w) (c - u). The
 *unsupervised* form takes the unconditional u from the same network with the whole prompt masked, so it needs no paired
 training (Nie et al., 2025, section 3.2). It costs a second network call per evaluation; on a schedule, only while the
-weight is not 0. *Standard* guidance is the same computation with a network that was trained to do without its prompt now
-and then. Beside guidance: token suppression and the repetition penalty.
+weight is not 0. *Standard* guidance is the same computation with a network that was trained to do without its prompt
+now and then. Beside guidance: token suppression and the repetition penalty.
 
 Shapes: B rows, L positions, V vocabulary, S selected positions, P positions of the prompt mask, R rows of
 another batch, G rows that are guided, U different rows of the unconditional pass, N tokens that a cache has not seen.
