@@ -59,7 +59,7 @@ class Manifest:
     dtype: str
     splits: dict[str, Split]
     empty_documents: int
-    """Documents without any text, left out."""
+    """Documents with no text but white space, left out."""
     preparation: dict[str, Any]
     """The options and the digest of the texts: the same preparation gives the same bytes."""
     format: str = FORMAT

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import glob
 import gzip
+import io
 import itertools
 import json
+import logging
 import lzma
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,6 +28,9 @@ TEXT = tuple(f".txt{compression}" for compression in COMPRESSIONS)
 JSONL = tuple(f".jsonl{compression}" for compression in COMPRESSIONS)
 PARQUET = (".parquet",)
 EXTENSIONS = TEXT + JSONL + PARQUET
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+PARQUET_ROWS = 256
+"""Rows of a Parquet file in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,9 @@ class Document:
 def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
     """The files that `inputs` mean: corpus names, files, and folders with everything of a known extension in them.
 
-    Raises `UsageError` for a path that does not exist or an unknown extension, `UnmaskError` for an empty file and a
-    folder without text.
+    A file that is meant more than once counts once, lest one copy be trained on and the other held out. Raises
+    `UsageError` for a path that does not exist or an unknown extension, `UnmaskError` for an empty file and a folder
+    without text.
     """
     from unmask.data.corpora import CORPORA
 
@@ -83,7 +90,10 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
             sources.append(Source(path, path.name))
     if not sources:
         raise UsageError("no text given: name files, folders or a corpus")
-    return sources
+    first: dict[Path, Source] = {}
+    for source in sources:
+        first.setdefault(source.path.resolve(), source)
+    return list(first.values())
 
 
 def read_documents(
@@ -122,7 +132,9 @@ def _opened(path: Path) -> Generator[BinaryIO, None, None]:
         with opener(path) as stream:
             yield stream
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UnmaskError(f"{path}: cannot be read, perhaps truncated: {error}") from None
+        if isinstance(error, OSError) and error.strerror:
+            raise UnmaskError(f"{path}: cannot be read: {error.strerror}: mend that, or leave it out") from None
+        raise UnmaskError(f"{path}: damaged, perhaps truncated: {error}: replace the file, or leave it out") from None
 
 
 def _open_plain(path: Path) -> Any:
@@ -132,7 +144,8 @@ def _open_plain(path: Path) -> Any:
 def _open_zstd(path: Path) -> Any:
     import pyarrow  # the standard library has no zstd before Python 3.14
 
-    return cast(Any, pyarrow).input_stream(str(path), compression="zstd")
+    stream = cast(Any, pyarrow).input_stream(str(path), compression="zstd")
+    return io.BufferedReader(stream, BLOCK)  # which knows lines
 
 
 def _text_blocks(path: Path) -> Iterator[str]:
@@ -144,6 +157,8 @@ def _text_blocks(path: Path) -> Iterator[str]:
             block = stream.read(BLOCK)
             pending = len(decoder.getstate()[0])  # bytes of a character that the last block cut through
             zero = block.find(b"\0")
+            if offset == 0 and block.startswith(UTF_16):
+                raise UnmaskError(f"{path}: UTF-16, not UTF-8: convert the file, or leave it out")
             if zero >= 0:
                 raise UnmaskError(f"{path}: binary, not text: zero byte at byte {offset + zero}: leave the file out")
             try:
@@ -171,13 +186,23 @@ def _text_documents(source: Source, separator: str | None) -> Iterator[Document]
         whole = small or not first
         yield Document(key, "".join([first, *blocks]) if whole else itertools.chain([first], blocks), str(source.path))
         return
-    rest, number = "", 0
-    for block in _text_blocks(source.path):
-        *texts, rest = (rest + block).split(separator)
-        for text in texts:
-            number += 1
-            yield Document(text, text, f"{source.path}: text {number}")
-    yield Document(rest, rest, f"{source.path}: text {number + 1}")
+    for number, text in enumerate(_separated(_text_blocks(source.path), separator), 1):
+        yield Document(text, text, f"{source.path}: text {number}")
+
+
+def _separated(blocks: Iterable[str], separator: str) -> Iterator[str]:
+    """`"".join(blocks).split(separator)`, one at a time, in a time that is linear in their length."""
+    text: list[str] = []  # what is read of the next one and holds no part of a separator
+    tail = ""  # the last of it, which may
+    for block in blocks:
+        *ends, rest = (tail + block).split(separator)
+        for end in ends:
+            yield "".join([*text, end])
+            text = []
+        cut = max(len(rest) - len(separator) + 1, 0)
+        text.append(rest[:cut])
+        tail = rest[cut:]
+    yield "".join([*text, tail])
 
 
 def _jsonl_documents(source: Source, start: int, stop: int | None, text_field: str) -> Iterator[Document]:
@@ -190,7 +215,7 @@ def _jsonl_documents(source: Source, start: int, stop: int | None, text_field: s
             start += len(stream.readline()) - 1
             first_line = 0  # counted only if there is something to report
         offset = start
-        for number, line in enumerate(_lines(stream)):
+        for number, line in enumerate(cast(Iterable[bytes], stream)):
             if stop is not None and offset >= stop:
                 return
             beginning, offset = offset, offset + len(line)
@@ -204,17 +229,6 @@ def _jsonl_documents(source: Source, start: int, stop: int | None, text_field: s
                 at = (first_line or 1 + _count_lines(path, start)) + number
                 raise UnmaskError(f"{path}: line {at} (byte {beginning}): {error}") from None
             yield Document(key, text, f"{path}: line at byte {beginning}")
-
-
-def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a stream that may know only `read`."""
-    rest = b""
-    while block := stream.read(BLOCK):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-    if rest:
-        yield rest
 
 
 def _count_lines(path: Path, stop: int) -> int:
@@ -233,8 +247,8 @@ def _jsonl_document(line: bytes, text_field: str) -> tuple[str, str]:
         record = json.loads(line)
     except UnicodeDecodeError as error:
         raise UnmaskError(f"not UTF-8: byte {error.start} of the line") from None
-    except ValueError as error:
-        raise UnmaskError(f"broken JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UnmaskError(f"broken JSON: {error.msg} at character {error.pos}") from None
     if not isinstance(record, dict):
         raise UnmaskError("not a JSON object")
     return _key_and_text(cast(dict[str, Any], record), text_field)
@@ -243,7 +257,7 @@ def _jsonl_document(line: bytes, text_field: str) -> tuple[str, str]:
 def _key_and_text(record: dict[str, Any], text_field: str) -> tuple[str, str]:
     if text_field not in record:
         raise UnmaskError(f"no field {text_field!r}; name another with --text-field: {', '.join(record)}")
-    text = record[text_field]
+    text = "" if record[text_field] is None else record[text_field]
     if not isinstance(text, str):
         raise UnmaskError(f"field {text_field!r} is {json.dumps(text, default=str)[:40]}, not a text")
     name = record.get("id")
@@ -253,14 +267,23 @@ def _key_and_text(record: dict[str, Any], text_field: str) -> tuple[str, str]:
 def _parquet_documents(source: Source, text_field: str) -> Iterator[Document]:
     import datasets  # takes a second
     import pyarrow
+    from pyarrow import parquet
 
     path = source.path
     arrow_exception = cast(type[Exception], cast(Any, pyarrow).ArrowException)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # it prints what it raises
     try:
-        rows = cast(Any, datasets).load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        columns: list[str] = list(rows.column_names or ())
-        if text_field in columns:
-            rows = rows.select_columns([name for name in ("id", text_field) if name in columns])
+        present: list[str] = cast(Any, parquet).read_schema(path).names
+        # A field that is missing is found missing in the first row, with the names of those that there are.
+        columns = [name for name in ("id", text_field) if name in present] if text_field in present else None
+        rows = cast(Any, datasets).load_dataset(
+            "parquet",
+            data_files=glob.escape(str(path)),
+            split="train",
+            streaming=True,
+            columns=columns,
+            batch_size=PARQUET_ROWS,
+        )
         for number, record in enumerate(cast(Iterable[dict[str, Any]], rows)):
             try:
                 key, text = _key_and_text(record, text_field)
@@ -268,4 +291,5 @@ def _parquet_documents(source: Source, text_field: str) -> Iterator[Document]:
                 raise UnmaskError(f"{path}: row {number}: {error}") from None
             yield Document(key, text, f"{path}: row {number}")
     except (OSError, arrow_exception) as error:
-        raise UnmaskError(f"{path}: not readable as Parquet: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UnmaskError(f"{path}: not readable as Parquet: {reason}: replace the file, or leave it out") from None

@@ -28,7 +28,7 @@ MASK_NAMES = (MASK, "[MASK]", "<mask>", "<|mdm_mask|>")
 
 SPECS = ("bpe:N", "bytes", "mistral")
 SMALLEST_BPE = 256 + 2
-PART_CHARS = 1 << 18
+PART_CHARS = 1 << 14
 """Longer texts are encoded in parts of about this many characters: the time and memory of one call stay bounded."""
 
 
@@ -52,12 +52,16 @@ class Tokenizer:
             if name is not None and backend.token_to_id(name) is None:
                 raise UnmaskError(f"special token {name!r} is not in the tokenizer's vocabulary: correct its config")
         rows = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        added = mask is None
         if mask is None:
             mask = MASK
             backend.add_special_tokens([AddedToken(MASK, special=True, normalized=False)])
         self.mask_id = cast(int, backend.token_to_id(mask))
-        if self.mask_id > rows:
-            raise UnmaskError(f"the tokenizer's ids have gaps: its mask token would be {self.mask_id}, not {rows}")
+        if added and self.mask_id != rows:
+            raise UnmaskError(
+                f"the tokenizer's ids have gaps: its mask token would be {self.mask_id}, not {rows}: name one of "
+                "its own as mask_token in tokenizer_config.json"
+            )
         self.vocab_size = min(rows, self.mask_id) if self.mask_id >= rows - 1 else rows
         self.bos_id = None if bos is None else backend.token_to_id(bos)
         self.eos_id = None if eos is None else backend.token_to_id(eos)
@@ -101,8 +105,7 @@ class Tokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
-        names = {key: name for key, name in self._names.items() if name is not None}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._names}
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def to_json(self) -> str:

@@ -148,7 +148,7 @@ class UnitEncoder:
 
         try:
             for split, document in self.reading.documents(unit):
-                if document.text == "":
+                if isinstance(document.text, str) and not document.text.strip():
                     empty += 1
                     continue
                 if split not in parts:
