@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         message, status = explain(error)
-        _report(message, status)
+        if not getattr(error, "told_elsewhere", False):
+            _report(message, status)
         _discard_unwritten_output()
         return status
     return 0

@@ -176,8 +176,8 @@ class RunConfig:
 
     precision: Precision = "auto"
     """auto: float32 on a CPU, bfloat16 autocast over float32 weights on a GPU."""
-    compile: bool = False
-    """Compile the blocks with torch.compile: faster steps after a slow first one."""
+    compile: bool | None = None
+    """Compile the blocks with torch.compile: faster steps after a slow first one. None: on a GPU only."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
 

@@ -14,6 +14,8 @@ class UnmaskError(ValueError):
     """A failure with a cause that the reader can act on, such as a damaged file."""
 
     exit_status = 1
+    told_elsewhere = False
+    """Whether another process of the same run reports this very error."""
 
 
 class UsageError(UnmaskError):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 
 import pytest
@@ -10,7 +9,7 @@ import synthetic_study as synthetic
 from unmask import sizes
 from unmask.errors import UnmaskError, UsageError
 from unmask.scaling.plan import Plan, grid
-from unmask.scaling.study import Study, points_of_runs, read_records, run_study
+from unmask.scaling.study import Study, points_of_runs, run_study
 
 
 def run_one(run, place):
@@ -207,20 +206,6 @@ def test_interrupting_a_study_from_the_keyboard_is_no_failure(tmp_path):
     study = Study.open(tmp_path)
     assert not study.failed
     assert len(study.pending) == 2
-
-
-def test_of_records_written_again_after_a_resume_the_last_is_kept(tmp_path):
-    lines = [
-        {"kind": "train", "step": 10, "loss": 5.0},
-        {"kind": "train", "step": 20, "loss": 4.0},
-        {"kind": "train", "step": 10, "loss": 5.5},
-    ]
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tra')
-    assert read_records(path) == [lines[1], lines[2]]
-    path.write_text("garbage\n" + path.read_text())
-    with pytest.raises(UnmaskError, match="line 1 is not a record"):
-        read_records(path)
 
 
 def test_runs_without_a_plan_are_read_with_what_they_really_spent(tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.train.conftest import losses
+from tests.train.runs import losses
 from torch import Tensor
 
 import unmask
@@ -27,10 +27,10 @@ from unmask.config import ModelConfig, RunConfig
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.objectives import Corrupted, Rows
+from unmask.records import Record, read
 from unmask.scaling.study import points_of_runs
 from unmask.train import loop
 from unmask.train.loop import train
-from unmask.train.metrics import Record, read
 from unmask.train.parallel import World
 
 Tiny = Callable[..., RunConfig]

@@ -15,7 +15,7 @@ from tests.train.conftest import losses
 
 from unmask.config import RunConfig
 from unmask.errors import UnmaskError
-from unmask.train.metrics import Record, read
+from unmask.records import Record, read
 from unmask.train.workers import Workers
 
 Tiny = Callable[..., RunConfig]

@@ -17,13 +17,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from unmask import records
 from unmask.errors import UnmaskError, UsageError
+from unmask.records import Record
 from unmask.scaling.plan import Plan, PlannedRun
 from unmask.scaling.points import Point
 
-Record = dict[str, Any]
 RunOne = Callable[[PlannedRun, Path], None]
 """Make one run in a directory. If there is something in it, go on from there. Returns without an `end` record if it was
 asked to stop."""
@@ -120,11 +121,11 @@ class Study:
         pending: list[str] = []
         for run in plan.runs:
             place = directory / "runs" / run.name
-            records = read_records(place / "metrics.jsonl")
-            end = _last(records, "end")
+            found = records.read(place / "metrics.jsonl")
+            end = _last(found, "end")
             if end is not None:
                 _check_same(run, place, end)
-                finished.append(FinishedRun(run, _last(records, "start") or {}, end))
+                finished.append(FinishedRun(run, _last(found, "start") or {}, end))
             elif (failure := _read_failure(place)) is not None:
                 failed.append(failure)
             else:
@@ -222,7 +223,7 @@ def points_of_runs(directory: Path) -> list[Point]:
         return study.points
     points: list[Point] = []
     for path in sorted(directory.glob("runs/*/metrics.jsonl")):
-        end = _last(read_records(path), "end")
+        end = _last(records.read(path), "end")
         if end is None or end.get("loss") is None:
             continue
         try:
@@ -244,37 +245,13 @@ def points_of_runs(directory: Path) -> list[Point]:
     return points
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; of each (kind, step, split) the last, in order. Nothing if there is no file.
-
-    A last line that a kill cut short is left out. Raises `UnmaskError` on any other line that is not a record.
-    """
-    if not path.exists():
-        return []
-    latest: dict[tuple[Any, ...], Record] = {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record: Record = json.loads(line)
-            key = (record["kind"], record.get("step"), record.get("split"))
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                continue
-            raise UnmaskError(
-                f"{path}: line {number} is not a record: restore the file, or make the run again"
-            ) from error
-        latest.pop(key, None)
-        latest[key] = record
-    return list(latest.values())
-
-
 def _last(records: Sequence[Record], kind: str) -> Record | None:
     return next((record for record in reversed(records) if record["kind"] == kind), None)
 
 
 def _finished(run: PlannedRun, place: Path) -> bool:
     """Whether the run in `place` has ended. Raises `UsageError` if it is another run."""
-    end = _last(read_records(place / "metrics.jsonl"), "end")
+    end = _last(records.read(place / "metrics.jsonl"), "end")
     if end is not None:
         _check_same(run, place, end)
     return end is not None

@@ -11,9 +11,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Generator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +30,8 @@ from torch.distributed.checkpoint.state_dict_saver import (  # pyright: ignore[r
 from unmask.data.digests import sync_directory, write_atomically
 from unmask.errors import UnmaskError
 from unmask.train.parallel import World
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what was asked for
 
 FILES = "files.json"
 
@@ -90,8 +90,7 @@ class Checkpointer:
             self._pending = (step, saving)
             return
         try:
-            with _quiet():
-                save(state, checkpoint_id=partial, no_dist=alone)
+            save(state, checkpoint_id=partial, no_dist=alone)
         except (OSError, CheckpointException) as error:
             raise self._failed(step, error) from error
         self._seal(step)
@@ -125,11 +124,10 @@ class Checkpointer:
             return Restored(0)
         state = _state(model, optimizer, 0.0)
         try:
-            with _quiet():
-                load(state, checkpoint_id=self.path(step), no_dist=self._world.size == 1)
+            load(state, checkpoint_id=self.path(step), no_dist=self._world.size == 1)
         except (OSError, CheckpointException) as error:
-            raise UnmaskError(
-                f"{self.path(step)}: cannot be loaded ({_cause(error)}): delete it to use the one before"
+            raise self._world.told_once(
+                UnmaskError(f"{self.path(step)}: cannot be loaded ({_cause(error)}): delete it to use the one before")
             ) from error
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         return Restored(step, state["seconds"], tuple(passed_over))
@@ -173,7 +171,8 @@ class Checkpointer:
         partial, final = self._partial(step), self.path(step)
 
         def seal() -> None:
-            files = {path.name: _fingerprint(path) for path in sorted(partial.iterdir())}
+            paths = sorted(partial.iterdir())
+            files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
             write_atomically(partial / FILES, json.dumps(files, indent=1) + "\n")
             shutil.rmtree(final, ignore_errors=True)  # of steps that are made again
             partial.rename(final)
@@ -189,27 +188,30 @@ class Checkpointer:
     def _failed(self, step: int, error: OSError | CheckpointException) -> UnmaskError:
         if self._world.is_main:
             shutil.rmtree(self._partial(step), ignore_errors=True)  # and make room again
-        return UnmaskError(
-            f"{self.path(step)}: the checkpoint could not be written ({_cause(error)}); "
-            f"the last good one: {self.newest()}: make room and run again with --resume"
+        return self._world.told_once(
+            UnmaskError(
+                f"{self.path(step)}: the checkpoint could not be written ({_cause(error)}); "
+                f"the last good one: {self.newest()}: make room and run again with --resume"
+            )
         )
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint directory, or None if all its files are as they were written."""
     try:
-        sealed = cast("dict[str, Any]", json.loads((checkpoint / FILES).read_text(encoding="utf-8")))
+        listed = json.loads((checkpoint / FILES).read_text(encoding="utf-8"))
+        sealed = {str(name): (int(each["bytes"]), str(each["sha256"])) for name, each in listed.items()}
     except FileNotFoundError:
         return f"{FILES} is missing"
-    except (ValueError, OSError) as error:
-        return f"{FILES} cannot be read: {error}"
-    for name, fingerprint in sealed.items():
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        return f"{FILES} cannot be read ({type(error).__name__}: {error})"
+    for name, (size, digest) in sealed.items():
         path = checkpoint / name
         if not path.exists():
             return f"{name} is missing"
-        if path.stat().st_size != fingerprint["bytes"]:
-            return f"{name} has {path.stat().st_size} of {fingerprint['bytes']} bytes"
-        if _fingerprint(path) != fingerprint:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+        if _sha256(path) != digest:
             return f"{name} was altered"
     return None
 
@@ -219,23 +221,20 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, seconds: float) -
     return {"model": model_state, "optimizer": optimizer_state, "seconds": seconds}
 
 
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Without DCP's warning that one process is only one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cause(error: OSError | CheckpointException) -> str:
-    """The first line of what went wrong, on whichever process."""
+    """What went wrong, on whichever process, in one line: the system's own word for it where there is one."""
     cause: BaseException = error
     if isinstance(error, CheckpointException) and error.failures:
         cause = next(iter(error.failures.values()))[0]
+    behind: BaseException | None = cause
+    while behind is not None:  # torch's writer of files complains of the consequences
+        if isinstance(behind, OSError) and behind.strerror:
+            return behind.strerror
+        behind = behind.__cause__ or behind.__context__
     told = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {told[0] if told else 'no message'}"

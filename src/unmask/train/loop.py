@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.objectives import Corrupted, Objective, Rows
+from unmask.records import Record
 from unmask.train import optim, parallel, run_directory
 from unmask.train.checkpoint import Checkpointer
-from unmask.train.metrics import MetricsWriter, Record, finite
+from unmask.train.metrics import MetricsWriter, finite
 from unmask.train.parallel import World
 from unmask.train.stop import StopRequest
 from unmask.train.validation import Validation
@@ -39,17 +40,20 @@ SKIPS_IN_A_ROW = 3
 """So many steps with a non-finite loss or gradient end the run."""
 
 
-def train(run: RunConfig, directory: Path, *, resume: bool = False) -> Iterator[Record]:
+def train(
+    run: RunConfig, directory: Path, *, resume: bool = False, on_request: Callable[[], None] | None = None
+) -> Iterator[Record]:
     """Train `run` in `directory`, yielding the records of `metrics.jsonl` as they are written.
 
     The last record is `end`, or `stop` if SIGINT or SIGTERM asked for an early stop (the state is saved and `resume`
     continues). With `resume` a run goes on from its last checkpoint, a new directory begins one, and a run that has
-    ended yields its `end` record and does nothing.
+    ended yields its `end` record and does nothing. `on_request` is called at once when such a signal comes.
 
     Raises `UsageError` for a config that cannot run or a directory that holds another run, `UnmaskError` for damaged
     data, a checkpoint that cannot be written, or a loss that stays non-finite.
     """
-    with parallel.join() as world, StopRequest() as stop:
+    world = parallel.join()
+    with StopRequest(on_request) as stop:
         # everything that can be wrong with the configuration or the data, before anything is written
         if not run.data:
             raise UsageError("run config: no data: give --data DIR, made by unmask prepare")
@@ -74,12 +78,12 @@ def train(run: RunConfig, directory: Path, *, resume: bool = False) -> Iterator[
                 return
             # the network, and where it is
             bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
-            model = build_model(config, run, world, bfloat16=bfloat16)
+            model, warnings = build_model(config, run, world, bfloat16=bfloat16)
             optimizer = optim.build_optimizer(model, run)
             checkpoints = Checkpointer(
                 directory / "checkpoints",
                 keep=run.keep_checkpoints,
-                asynchronous=world.device.type == "cuda" if run.async_checkpoints is None else run.async_checkpoints,
+                asynchronous=on_gpu_only(run.async_checkpoints, world),
                 world=world,
             )
             restored = checkpoints.restore(model, optimizer)
@@ -101,7 +105,7 @@ def train(run: RunConfig, directory: Path, *, resume: bool = False) -> Iterator[
                     run, config, corpus, steps=steps, first_step=restored.step, world=world
                 )
                 yield metrics.write(start)
-                for message in restored.warnings:
+                for message in (*restored.warnings, *warnings):
                     yield metrics.write({"kind": "warning", "step": restored.step, "message": message})
 
                 for step, tokens in zip(range(restored.step, steps), data, strict=False):
@@ -135,11 +139,12 @@ def train(run: RunConfig, directory: Path, *, resume: bool = False) -> Iterator[
                         yield metrics.write({"kind": "skip", "step": done, "learning_rate": rate, "reason": reason})
                         if skipped == SKIPS_IN_A_ROW:
                             checkpoints.wait()
-                            raise UnmaskError(
+                            error = UnmaskError(
                                 f"{directory}: loss or gradient not finite in {skipped} steps in a row, at step {done} "
                                 f"with learning rate {rate:.3g}: lower --learning-rate; "
                                 f"last good checkpoint: {checkpoints.newest()}"
                             )
+                            raise world.told_once(error)
                     optimizer.zero_grad(set_to_none=True)
 
                     # report, validate, save
@@ -176,17 +181,21 @@ def train(run: RunConfig, directory: Path, *, resume: bool = False) -> Iterator[
                 yield metrics.write({**end, "seconds": clock.seconds})
 
 
-def build_model(config: ModelConfig, run: RunConfig, world: World, *, bfloat16: bool) -> Transformer:
-    """The network of the run, initialised from its seed, compiled if wanted, sharded over the processes."""
+def build_model(config: ModelConfig, run: RunConfig, world: World, *, bfloat16: bool) -> tuple[Transformer, list[str]]:
+    """The network of the run, initialised from its seed, compiled if wanted, sharded; and what to warn of."""
     model = Transformer(config)
     model.init_weights(seeding.generator(run.seed, "init"))
     model.activation_checkpointing = run.activation_checkpointing
     model.to(world.device)
-    if run.compile:
-        for block in model.blocks:
-            block.compile()
+    compiled = on_gpu_only(run.compile, world)
+    problem = parallel.compile_blocks(model, world.device) if compiled else None
     parallel.distribute(model, world, bfloat16=bfloat16)
-    return model
+    return model, [] if problem is None else [f"{problem}: going on without it"]
+
+
+def on_gpu_only(wanted: bool | None, world: World) -> bool:
+    """What None means for some fields of a run."""
+    return world.device.type == "cuda" if wanted is None else wanted
 
 
 def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None) -> Objective:

@@ -1,8 +1,4 @@
-"""`metrics.jsonl`: the record of a run, one JSON object a line, from which fits and reports are made.
-
-`kind` is one of start, train, valid, skip, end. A run that is resumed from a checkpoint writes the steps after it
-again; `read` keeps the last line of each (kind, step, split).
-"""
+"""Writing `metrics.jsonl`, and the same figures for TensorBoard. `unmask.records` reads it."""
 
 from __future__ import annotations
 
@@ -10,11 +6,9 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from unmask.errors import UnmaskError
-
-Record = dict[str, Any]
+from unmask.records import Record
 
 
 class MetricsWriter:
@@ -49,26 +43,6 @@ class MetricsWriter:
             self._file.close()
         if self._close_board is not None:
             self._close_board()
-
-
-def read(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl` in order, without those that a resumed run wrote again.
-
-    A last line that was cut short by a kill is dropped. Raises `UnmaskError` on any other line that is not JSON.
-    """
-    latest: dict[tuple[str, int, str], Record] = {}
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record: Record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                continue
-            raise UnmaskError(f"{path}: line {number} is not JSON ({error.msg}): restore it or delete it") from error
-        key = (record["kind"], record.get("step", 0), record.get("split", ""))
-        latest.pop(key, None)
-        latest[key] = record
-    return list(latest.values())
 
 
 def finite(value: float) -> float | None:

@@ -6,9 +6,9 @@ through FSDP2 `fully_shard`, a slice of each parameter.
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -20,6 +20,10 @@ from unmask.errors import UnmaskError, UsageError
 from unmask.objectives import Rows
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
+
+COMPILE_BACKEND: Any = "inductor"
+"""What compiles; see `torch.compile`."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,14 @@ class World:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, device=torch.device("cpu"))
         if outcome[1] is not None:
-            raise outcome[1]
+            raise self.told_once(outcome[1])
         return outcome[0]
+
+    def told_once(self, error: E) -> E:
+        """`error`, which every process raises and the main one alone reports."""
+        if isinstance(error, UnmaskError) and not self.is_main:
+            error.told_elsewhere = True
+        return error
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -74,24 +84,21 @@ class World:
             dist.barrier()
 
 
-@contextmanager
-def join() -> Generator[World]:
-    """Join the processes that `torchrun` started, or be the only one. The process group ends with the block."""
+def join() -> World:
+    """Join the processes that `torchrun` started, or be the only one.
+
+    They stay together until they exit: one run after another may use them.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if size == 1:
-        yield World(0, 1, device)
-        return
-    # gloo beside nccl: asynchronous checkpoints talk over the CPU
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
-    try:
-        yield World(rank, size, device)
-    finally:
-        dist.destroy_process_group()
+    if size > 1 and not dist.is_initialized():
+        # gloo beside nccl: messages about checkpoints and files go over the CPU
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return World(rank, size, device)
 
 
 def distribute(model: nn.Module, world: World, *, bfloat16: bool) -> nn.Module:
@@ -110,6 +117,23 @@ def distribute(model: nn.Module, world: World, *, bfloat16: bool) -> nn.Module:
     fully_shard(model, **options)
     register_fsdp_forward_method(model, "loss")
     return model
+
+
+def compile_blocks(model: nn.Module, device: torch.device) -> str | None:
+    """Compile the blocks of `model` in place; where that can't be done on this machine, return why.
+
+    The last block of a masked network is left as it is: it works on the scored positions alone, of which each step has
+    another number. For short sequences torch compiles once more, and then for any length.
+    """
+    try:
+        torch.compile(torch.neg, backend=COMPILE_BACKEND)(torch.ones(8, device=device))
+    except Exception as error:  # whatever a compiler that is missing or broken does
+        reason = str(error).strip().splitlines()
+        return f"torch.compile does not work here ({type(error).__name__}: {reason[0] if reason else 'no reason'})"
+    blocks = list(cast(nn.ModuleList, model.blocks))
+    for block in blocks if cast(Any, model.config).causal else blocks[:-1]:
+        block.compile(backend=COMPILE_BACKEND)
+    return None
 
 
 def set_gradient_sync(model: nn.Module, sync: bool) -> None:

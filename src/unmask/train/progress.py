@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from unmask.train.metrics import Record
+from unmask.records import Record
 
 LINE_SECONDS = 5.0
 """At most one line in so many seconds where there is no terminal."""

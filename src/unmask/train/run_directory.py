@@ -27,15 +27,14 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from unmask import config as configs
-from unmask import machine, model_directory, objectives
+from unmask import machine, model_directory, objectives, records
 from unmask.config import ModelConfig, RunConfig
 from unmask.data import manifest
 from unmask.data.digests import write_atomically
 from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
-from unmask.train import metrics
-from unmask.train.metrics import Record
+from unmask.records import Record
 from unmask.train.parallel import World
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
@@ -156,13 +155,13 @@ def _check(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool) -> 
     if CONFIG not in found:
         raise UsageError(f"{directory}: holds something else than a run ({sorted(found)[0]}, ...): give another --out")
     _check_same(directory, run)
-    records = metrics.read(directory / METRICS) if METRICS in found else []
-    starts = [record for record in records if record["kind"] == "start"]
+    seen = records.read(directory / METRICS)
+    starts = [record for record in seen if record["kind"] == "start"]
     if starts:
         _check_corpus(directory, starts[-1], run, corpus)
-    end = next((record for record in records if record["kind"] == "end"), None)
+    end = next((record for record in seen if record["kind"] == "end"), None)
     if not resume:
-        state = "has ended" if end else f"is at step {max((r.get('step', 0) for r in records), default=0)}"
+        state = "has ended" if end else f"is at step {max((r.get('step', 0) for r in seen), default=0)}"
         remedy = "give another --out" if end else "add --resume to go on, or give another --out"
         raise UsageError(f"{directory}: holds this run already, which {state}: {remedy}")
     return end

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from unmask.records import Record
 from unmask.scaling import numbers, study
 from unmask.scaling.plan import Plan, PlannedRun
-from unmask.train.metrics import Record
 
 LINE_SECONDS = 10.0
 """At most one line of progress in so many seconds where there is no terminal."""

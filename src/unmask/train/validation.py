@@ -21,7 +21,7 @@ from unmask.errors import UnmaskError
 from unmask.evals import perplexity
 from unmask.model import Transformer
 from unmask.network_logits import CausalLogits, MaskedLogits
-from unmask.train.metrics import Record
+from unmask.records import Record
 from unmask.train.parallel import World
 
 CHUNK = 8
@@ -74,7 +74,8 @@ class Validation:
             with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
                 losses_C = self._losses(model, [self.windows[position] for position in chunk], world.device)
             if mine < len(chunks):
-                losses_W[chunk] = losses_C.double()
+                new = min(size, count - mine * size)  # the last chunk is filled up with windows of the first
+                losses_W[chunk[:new]] = losses_C[:new].double()
         found = perplexity.summarise(
             world.sum(losses_W),
             length=self.length,

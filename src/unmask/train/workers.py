@@ -20,7 +20,7 @@ from typing import Any, Self, cast
 
 from unmask.config import RunConfig
 from unmask.errors import UnmaskError
-from unmask.train.metrics import Record
+from unmask.records import Record
 
 SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 ENDING_SECONDS = 5.0
