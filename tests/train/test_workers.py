@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from tests.train.conftest import losses
+from tests.train.runs import losses
 
 from unmask.config import RunConfig
 from unmask.errors import UnmaskError
