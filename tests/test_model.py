@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from unmask import sizes
 from unmask.config import ModelConfig
 from unmask.errors import UsageError
-from unmask.llama_names import from_llama, to_llama
+from unmask.llama_names import from_llama, shapes, to_llama
 from unmask.loss import weighted_cross_entropy
 from unmask.model import KVCache, Transformer
 
@@ -107,6 +107,8 @@ def test_names_of_llama_and_back_are_the_same_weights(shape):
     model = build(**SHAPES[shape])
     back = from_llama(to_llama(model.state_dict(), model.config), model.config)
     assert back.keys() == model.state_dict().keys()
+    named = to_llama(model.state_dict(), model.config)
+    assert {name: tuple(tensor.shape) for name, tensor in named.items()} == shapes(model.config)
     for name, tensor in model.state_dict().items():
         assert torch.equal(back[name], tensor)
 

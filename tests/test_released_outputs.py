@@ -1,67 +1,78 @@
-"""Samplers, estimators and guidance against what the paper's released code gave for its own networks."""
+"""Converted checkpoints, samplers, estimators and guidance against what other implementations recorded for them."""
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from unmask import likelihood
-from unmask.config import ModelConfig
+import unmask
+from unmask import convert, likelihood
 from unmask.guidance import classifier_free
-from unmask.llama_names import from_llama
-from unmask.model import Transformer
 from unmask.network_logits import CausalLogits, MaskedLogits
 from unmask.samplers import autoregressive, confidence
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "smdm_checkpoints"
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 
 pytestmark = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the recorded reference outputs are not there")
 
 
+@functools.cache
+def converted(kind, name, rope_precision=None):
+    """The language model that the checkpoint `name` of this kind becomes."""
+    with tempfile.TemporaryDirectory() as out:
+        convert.convert(kind, REFERENCE / name, out, convert.Options(rope_precision=rope_precision))
+        return unmask.load(out, "cpu")
+
+
 def released(name, rope_precision=None):
-    """The network `name`, its recorded case, and its description."""
-    meta = json.loads((REFERENCE / name / "meta.json").read_text())
-    groups, head_dim = meta["n_query_groups"], meta["n_embd"] // meta["n_head"]
-    queries = meta["n_head"] // groups * head_dim
-    weights = load_file(REFERENCE / name / "model.safetensors")
-    llama = {
-        "model.embed_tokens.weight": weights["transformer.wte.weight"],
-        "model.norm.weight": weights["transformer.ln_f.weight"],
-        "lm_head.weight": weights["lm_head.weight"],
-    }
-    for layer in range(meta["n_layer"]):
-        theirs, ours = f"transformer.h.{layer}", f"model.layers.{layer}"
-        fused = weights[f"{theirs}.attn.attn.weight"].view(groups, -1, meta["n_embd"])
-        parts = fused.split([queries, head_dim, head_dim], dim=1)
-        for letter, part in zip("qkv", parts, strict=True):
-            llama[f"{ours}.self_attn.{letter}_proj.weight"] = part.reshape(-1, meta["n_embd"])
-        for new, old in (
-            ("self_attn.o_proj", "attn.proj"),
-            ("mlp.gate_proj", "mlp.swiglu.w1"),
-            ("mlp.up_proj", "mlp.swiglu.w2"),
-            ("mlp.down_proj", "mlp.swiglu.w3"),
-            ("input_layernorm", "norm_1"),
-            ("post_attention_layernorm", "norm_2"),
-        ):
-            llama[f"{ours}.{new}.weight"] = weights[f"{theirs}.{old}.weight"]
-    config = ModelConfig(
-        n_layer=meta["n_layer"],
-        n_head=meta["n_head"],
-        n_kv_head=groups,
-        n_embd=meta["n_embd"],
-        intermediate_size=meta["intermediate_size"],
-        vocab_size=meta["vocab_size"],
-        context_length=meta["block_size"],
-        mask_id=meta["mask_id"],
-        causal=meta["kind"] == "arm",
-        rope_precision=rope_precision or meta["rope_cos_sin"],
-        norm_eps=meta["norm_eps"],
-    )
-    model = Transformer(config)
-    model.load_state_dict(from_llama(llama, config))
-    return model.eval(), load_file(REFERENCE / name / "case.safetensors"), meta
+    """The network of the SMDM checkpoint `name`, its recorded case, and its description."""
+    folder = REFERENCE / "smdm_checkpoints" / name
+    meta = json.loads((folder / "meta.json").read_text())
+    lm = converted("smdm", f"smdm_checkpoints/{name}", rope_precision or meta["rope_cos_sin"])
+    return lm.model, load_file(folder / "case.safetensors"), meta
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("smdm", "smdm_checkpoints/mdm_mha"),
+        ("smdm", "smdm_checkpoints/mdm_mha_bf16_rope"),
+        ("llada", "llada_checkpoint"),
+        ("dream", "dream_checkpoint"),
+    ],
+)
+def test_logits_of_converted_masked_networks(kind, name):
+    lm = converted(kind, name)
+    case = load_file(REFERENCE / name / "case.safetensors")
+    tokens_BL, expected_BLV = case["input_ids"], case["logits"]
+    torch.testing.assert_close(lm.logits_fn(tokens_BL), expected_BLV, atol=1e-4, rtol=0)
+    masked_BL = tokens_BL == lm.mask_id
+    assert masked_BL.any()
+    assert not masked_BL.all()
+    for select_BL in (masked_BL, ~masked_BL):
+        torch.testing.assert_close(lm.logits_fn(tokens_BL, select_BL), expected_BLV[select_BL], atol=1e-4, rtol=0)
+
+
+def test_logits_of_the_converted_autoregressive_network():
+    model, case, _ = released("arm_mha")
+    logits_fn, tokens_BL, expected_BLV = CausalLogits(model, None), case["input_ids"], case["logits"]
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens_BL), expected_BLV, atol=1e-4, rtol=0)
+    for length in (1, 2, 13, 48):
+        logits_BLV = logits_fn(tokens_BL[:, :length])
+        torch.testing.assert_close(logits_BLV[:, 1:], expected_BLV[:, : length - 1], atol=1e-4, rtol=0)
+
+
+def test_rounding_the_rotary_tables_is_what_tells_the_two_masked_networks_apart():
+    rounded, case, _ = released("mdm_mha_bf16_rope")
+    exact, _, _ = released("mdm_mha_bf16_rope", rope_precision="float32")
+    with torch.no_grad():
+        assert (exact(case["input_ids"]) - case["logits"]).abs().max() > 1e-3
+        assert (rounded(case["input_ids"]) - case["logits"]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["mdm_mha", "mdm_mha_bf16_rope"])

@@ -52,6 +52,10 @@ COMMANDS: dict[str, Command] = {
         "Nats per token and bits per byte of a model on texts.",
         "unmask perplexity runs/first/model held-out.txt",
     ),
+    "convert": Command(
+        "Open other people's checkpoints: SMDM, LLaDA, Dream, Llama and Qwen, GGUF.",
+        "unmask convert smdm mdm-1028M.safetensors mdm-1028M",
+    ),
     "scaling": Command(
         "Plan, run, fit and report a study over sizes and budgets.",
         "unmask scaling fit points.csv --method isoflop",

@@ -29,6 +29,8 @@ from unmask.model import Transformer
 from unmask.network_logits import CausalLogits, MaskedLogits
 from unmask.samplers import Draw, OnStep
 
+Text = str | Sequence[int]
+"""A text, or the ids of its tokens."""
 ESTIMATORS = ("auto", "exact", "stratified", "mc", "chain")
 BROKEN = "\ufffd"
 """What bytes that are no character decode to."""
@@ -188,8 +190,8 @@ class LanguageModel:
 
     def score(
         self,
-        prompt: str,
-        continuation: str,
+        prompt: Text,
+        continuation: Text,
         *,
         estimator: str = "auto",
         num_samples: int = 128,
@@ -200,7 +202,8 @@ class LanguageModel:
         """The log-likelihood of `continuation` after `prompt`, in nats; minus the bound unless by the chain rule.
 
         `estimator`: "exact", "stratified", "mc" and "auto" as in `likelihood.bound`, "chain" as in
-        `likelihood.chain_rule`. An ARM's likelihood is exact in one call, by "auto", "exact" or "chain".
+        `likelihood.chain_rule`. An ARM's likelihood is exact in one call, by "auto", "exact" or "chain". Both may be
+        given as token ids, as a model without a tokenizer needs them.
         """
         return self.score_many(
             [(prompt, continuation)],
@@ -213,7 +216,7 @@ class LanguageModel:
 
     def score_many(
         self,
-        requests: Iterable[tuple[str, str]],
+        requests: Iterable[tuple[Text, Text]],
         *,
         estimator: str = "auto",
         num_samples: int = 128,
@@ -279,14 +282,33 @@ class LanguageModel:
             before = self.tokenizer.decode(tokens[start:end])
         return texts
 
-    def _encode_pair(self, prompt: str, continuation: str) -> tuple[list[int], int]:
+    def _encode_pair(self, prompt: Text, continuation: Text) -> tuple[list[int], int]:
         """The tokens of both, and where the continuation begins; it takes a space at the end of the prompt along."""
+        if not isinstance(prompt, str) or not isinstance(continuation, str):
+            return self._joined_ids(prompt, continuation)
         space = len(prompt) - len(prompt.rstrip(" "))
         if space:
             prompt, continuation = prompt[:-space], prompt[-space:] + continuation
         given, tokens = self.tokenizer.encode(prompt), self.tokenizer.encode(prompt + continuation)
         if len(tokens) <= len(given):
             raise UsageError(f"continuation {continuation!r}: has no tokens of its own: give some text")
+        self._check_length(len(tokens), f"prompt and continuation of {len(tokens)} tokens")
+        return tokens, len(given)
+
+    def _joined_ids(self, prompt: Text, continuation: Text) -> tuple[list[int], int]:
+        """The ids of both where one is not text, and where the continuation begins."""
+        given, added = (
+            self.tokenizer.encode(part) if isinstance(part, str) else list(part) for part in (prompt, continuation)
+        )
+        tokens = [*given, *added]
+        strange = [token for token in tokens if not 0 <= token < self.config.vocab_size]
+        if strange or not added:
+            what = (
+                f"token id {strange[0]}: not in the vocabulary of {self.config.vocab_size}"
+                if strange
+                else "continuation []: has no tokens"
+            )
+            raise UsageError(f"{what}: give other ids")
         self._check_length(len(tokens), f"prompt and continuation of {len(tokens)} tokens")
         return tokens, len(given)
 

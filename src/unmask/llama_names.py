@@ -69,6 +69,31 @@ def from_llama(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, 
     return ours
 
 
+def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the network of `config` under Llama's name, and its shape."""
+    d, f = config.n_embd, config.intermediate_size
+    q, kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.embedding_rows, d)}
+    for layer in range(config.n_layer):
+        block = f"model.layers.{layer}."
+        attention = f"{block}self_attn."
+        found[f"{block}input_layernorm.weight"] = (d,)
+        for name, rows in (("q", q), ("k", kv), ("v", kv)):
+            found[f"{attention}{name}_proj.weight"] = (rows, d)
+            if config.qkv_bias:
+                found[f"{attention}{name}_proj.bias"] = (rows,)
+        if config.qk_norm:
+            found |= {f"{attention}q_norm.weight": (config.head_dim,), f"{attention}k_norm.weight": (config.head_dim,)}
+        found[f"{attention}o_proj.weight"] = (d, q)
+        found[f"{block}post_attention_layernorm.weight"] = (d,)
+        found |= {f"{block}mlp.gate_proj.weight": (f, d), f"{block}mlp.up_proj.weight": (f, d)}
+        found[f"{block}mlp.down_proj.weight"] = (d, f)
+    found["model.norm.weight"] = (d,)
+    if not config.tied_embeddings:
+        found["lm_head.weight"] = (config.vocab_size, d)
+    return found
+
+
 def _join(ours: dict[str, Tensor], weights: Mapping[str, Tensor], name: str, theirs: list[str]) -> None:
     if all(each in weights for each in theirs):
         ours[name] = weights[theirs[0]] if len(theirs) == 1 else torch.cat([weights[each] for each in theirs])

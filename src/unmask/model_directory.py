@@ -1,7 +1,8 @@
 """A model on disk, in Hugging Face layout: `config.json`, `model.safetensors`, `tokenizer.json`.
 
 Reading checks that the three belong together before anything is built; writing replaces each file in one step, the
-weights first, so that a directory never holds a mixture that looks whole.
+weights first, so that a directory never holds a mixture that looks whole. A model that came without a tokenizer says
+so in its `config.json`; one that is put into its directory later is taken.
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from unmask import llama_names
+from unmask import llama_names, weight_files
 from unmask.config import ModelConfig, from_dict
+from unmask.data.no_tokenizer import NoTokenizer
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError, UsageError
+from unmask.weight_files import Entry
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_TYPE = "unmask"
-OTHER_FIELDS = {"model_type", "objective", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"}
+OTHER_FIELDS = {
+    *("model_type", "objective", "tokenizer", "converted_from"),
+    *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
+}
 """Fields of `config.json` beside those of the `ModelConfig`."""
 
 
@@ -45,14 +49,31 @@ def save(
     directory: str | Path, weights: Mapping[str, Tensor], *, config: ModelConfig, tokenizer: Tokenizer, objective: str
 ) -> None:
     """Write a model directory. `weights` are the `state_dict` of the network, whole and on any device."""
+    llama = llama_names.to_llama(weights, config)
+    entries = {name: Entry(tuple(tensor.shape), tensor.dtype) for name, tensor in llama.items()}
+    write(directory, entries, llama.items(), config=config, tokenizer=tokenizer, objective=objective)
+
+
+def write(
+    directory: str | Path,
+    entries: Mapping[str, Entry],
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    objective: str,
+    converted_from: str | None = None,
+    on_tensor: Callable[[str], None] | None = None,
+) -> None:
+    """Write a model directory from weights under Llama's names that come one at a time; see `weight_files.write`."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    fields = {"model_type": MODEL_TYPE, "objective": objective, **dataclasses.asdict(config)}
-    llama = llama_names.to_llama(weights, config)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in llama.items()}
-    partial = directory / f"{WEIGHTS}.partial"
-    safetensors.torch.save_file(tensors, partial, metadata={"format": "pt"})
-    _replace(partial, directory / WEIGHTS)
+    fields: dict[str, Any] = {"model_type": MODEL_TYPE, "objective": objective, **dataclasses.asdict(config)}
+    if converted_from is not None:
+        fields["converted_from"] = converted_from
+    if isinstance(tokenizer, NoTokenizer):
+        fields["tokenizer"] = None
+    weight_files.write(directory / WEIGHTS, entries, tensors, on_tensor)
     tokenizer.save(directory)
     partial = directory / f"{CONFIG}.partial"
     partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
@@ -65,10 +86,19 @@ def read(path: str | Path) -> Stored:
     Raises `UsageError` if there is none, and `UnmaskError` if a file is missing, damaged, or does not fit the others.
     """
     directory = find(Path(path))
-    config, objective = _read_config(directory / CONFIG)
-    tokenizer = Tokenizer.load(directory)
+    config, objective, has_tokenizer = _read_config(directory / CONFIG)
+    if has_tokenizer or any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = Tokenizer.load(directory)
+    else:
+        mask_id = config.vocab_size if config.mask_id is None else config.mask_id
+        tokenizer = NoTokenizer(config.vocab_size - config.padded_rows, mask_id, str(directory))
     check_vocabulary(config, tokenizer, str(directory))
-    return Stored(directory, config, objective, tokenizer, _read_weights(directory / WEIGHTS))
+    return Stored(directory, config, objective, tokenizer, _read_weights(directory))
+
+
+def is_model(directory: Path) -> bool:
+    """Whether `directory` is a model directory of ours."""
+    return _model_type(directory / CONFIG) == MODEL_TYPE
 
 
 def find(path: Path) -> Path:
@@ -78,7 +108,7 @@ def find(path: Path) -> Path:
             f"{path}: {'not a directory' if path.exists() else 'no such directory'}: give a model directory"
         )
     for directory in (path / "model", path):
-        if _model_type(directory / CONFIG) == MODEL_TYPE:
+        if is_model(directory):
             return directory
     if (path / "metrics.jsonl").exists():
         raise UsageError(f"{path}: this run has no model yet: finish it with unmask train --resume")
@@ -90,9 +120,10 @@ def find(path: Path) -> Path:
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:
     """Raise `UnmaskError` if network and tokenizer of `where` disagree on the tokens."""
-    if config.vocab_size != tokenizer.vocab_size:
+    predicted, known = config.vocab_size - config.padded_rows, tokenizer_rows(config, tokenizer)
+    if predicted != known:
         raise UnmaskError(
-            f"{where}: the network predicts {config.vocab_size} tokens and its tokenizer has {tokenizer.vocab_size}: "
+            f"{where}: the network predicts {predicted} tokens and its tokenizer has {known}: "
             "put back the tokenizer that it was trained with"
         )
     if config.mask_id is not None and config.mask_id != tokenizer.mask_id:
@@ -100,6 +131,12 @@ def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> N
             f"{where}: the network's mask token is {config.mask_id} and its tokenizer's {tokenizer.mask_id}: "
             "put back the tokenizer that it was trained with"
         )
+
+
+def tokenizer_rows(config: ModelConfig, tokenizer: Tokenizer) -> int:
+    """Ids of `tokenizer` that the network predicts or would: with a mask token inside its vocabulary, that one too."""
+    inside = config.mask_id is not None and config.mask_id < config.vocab_size
+    return max(tokenizer.vocab_size, tokenizer.mask_id + 1) if inside else tokenizer.vocab_size
 
 
 def fitting_weights(stored: Stored, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,22 +173,20 @@ def _model_type(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, str]:
+def _read_config(path: Path) -> tuple[ModelConfig, str, bool]:
+    """The network's config, the objective, and whether there must be a tokenizer."""
     fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     objective = fields.get("objective")
     if not isinstance(objective, str):
         raise UnmaskError(f"{path}: names no objective: add the one that the model was trained with")
     shape = {name: value for name, value in fields.items() if name not in OTHER_FIELDS}
-    return from_dict(ModelConfig, shape, str(path)), objective
+    return from_dict(ModelConfig, shape, str(path)), objective, fields.get("tokenizer", True) is not None
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UnmaskError(f"{path}: no such file: restore it from a copy")
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise UnmaskError(f"{path}: damaged or cut short ({error}): restore it from a copy") from None
+def _read_weights(directory: Path) -> dict[str, Tensor]:
+    if not (directory / WEIGHTS).is_file() and not (directory / f"{WEIGHTS}.index.json").is_file():
+        raise UnmaskError(f"{directory / WEIGHTS}: no such file: restore it from a copy")
+    return dict(weight_files.find(directory).tensors())
 
 
 def _replace(partial: Path, final: Path) -> None:
