@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import shutil
 
@@ -74,6 +75,32 @@ def test_a_saved_model_is_the_same_when_loaded(kind, request, tmp_path):
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+
+
+def test_a_model_in_bfloat16_generates_with_its_cache_and_without(arm, tmp_path):
+    arm.save(tmp_path)
+    rough = unmask.load(tmp_path, device="cpu", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in rough.model.parameters()} == {torch.bfloat16}
+    assert len(rough.generate("The cat", max_new_tokens=5).tokens) == len(arm.tokenizer.encode("The cat")) + 5
+    rough.save(tmp_path / "rough")
+    assert model_directory.read(tmp_path / "rough").weights["lm_head.weight"].dtype == torch.bfloat16
+    assert unmask.load(tmp_path / "rough", device="cpu").model.embedding.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["mdm", "arm"])
+def test_ids_without_a_token_are_never_drawn(kind, request):
+    lm = request.getfixturevalue(kind)
+    padded = 12
+    masks = lm.config.mask_id is not None  # the mask token lies inside the larger vocabulary
+    config = dataclasses.replace(lm.config, vocab_size=lm.config.vocab_size + padded + masks, padded_rows=padded)
+    model = Transformer(config)
+    model.init_weights(seeding.generator(0, "init"))
+    with torch.no_grad():  # the padding is what such a head would draw
+        model.head.weight[-padded:] = 100 * model.norm.weight.sign()
+    padded_lm = LanguageModel(model, lm.tokenizer, lm.objective)
+    for seed in range(3):
+        generated = padded_lm.generate("The cat", max_new_tokens=8, seed=seed)
+        assert max(generated.tokens) <= lm.tokenizer.vocab_size
 
 
 def test_weights_on_disk_have_the_names_that_llama_has(mdm, tmp_path):

@@ -90,6 +90,12 @@ class LanguageModel:
         return self.config.vocab_size if self.config.mask_id is None else self.config.mask_id
 
     @property
+    def _padding(self) -> frozenset[int]:
+        """The ids that the head predicts and no token has."""
+        rows, mask_id = self.config.vocab_size, self.config.mask_id
+        return frozenset(range(rows - self.config.padded_rows, rows)) - {mask_id}
+
+    @property
     def logits_fn(self) -> LogitsFn:
         """The network as a `LogitsFn`: position i's logits predict token i, for an ARM from the tokens before it."""
         if self.config.causal:
@@ -343,7 +349,7 @@ class LanguageModel:
                 guided = guiding.classifier_free(self.logits_fn, given_BL, settings.guidance, self.mask_id)
                 penalised = guiding.repetition_penalty(guided, settings.repetition_penalty, self.mask_id)
                 sampled = sampler(
-                    guiding.suppress(penalised, settings.suppress),
+                    guiding.suppress(penalised, settings.suppress | self._padding),
                     tokens_BL,
                     mask_id=self.mask_id,
                     steps=settings.steps,
@@ -415,15 +421,19 @@ def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
-def load(path: str | Path, device: str | torch.device = "auto") -> LanguageModel:
+def load(path: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> LanguageModel:
     """Open the model in `path`: a model directory, or the directory of a training run.
 
-    `device` "auto" is the GPU where there is one, else the CPU. Raises `UsageError` if there is no model, and
-    `UnmaskError` if its files are damaged or do not belong together.
+    `device` "auto" is the GPU where there is one, else the CPU. `dtype` None is float32 on a CPU, and elsewhere what
+    the weights are stored in. Raises `UsageError` if there is no model, and `UnmaskError` if its files are damaged or
+    do not belong together.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     stored = model_directory.read(path)
-    model = Transformer(stored.config)
+    if dtype is None:
+        on_cpu = torch.device(device).type == "cpu"
+        dtype = torch.float32 if on_cpu else stored.weights["model.embed_tokens.weight"].dtype
+    model = Transformer(stored.config).to(dtype)
     model.load_state_dict(model_directory.fitting_weights(stored, model.state_dict()))
     return LanguageModel(model.to(device), stored.tokenizer, stored.objective)

@@ -62,11 +62,11 @@ class CausalCache:
 
     def __init__(self, model: Transformer, bos_id: int | None, rows: int, length: int) -> None:
         """An empty cache for `rows` rows of at most `length` tokens, the beginning-of-text token aside."""
-        device = next(model.parameters()).device
+        weight = model.embedding.weight
         room = min(length + (bos_id is not None), model.config.context_length)
         self._model = model
-        self._cache = KVCache(model.config, rows, room, device=device)
-        self._before_KN = torch.full((rows, int(bos_id is not None)), bos_id or 0, device=device)
+        self._cache = KVCache(model.config, rows, room, device=weight.device, dtype=weight.dtype)
+        self._before_KN = torch.full((rows, int(bos_id is not None)), bos_id or 0, device=weight.device)
 
     @torch.no_grad()
     def __call__(self, tokens_BN: Tensor, /) -> Tensor:
