@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -80,3 +81,20 @@ def test_fit_parametric_prints_the_law_and_writes_it(tmp_path, capsys):
     for name in ("E", "A", "alpha", "B", "beta"):
         assert f"{law[name]['value']:.4g}" in printed
     assert "off a budget that is left out" in printed
+
+
+def test_fit_repeated_reads_unique_tokens_from_the_csv(tmp_path, capsys):
+    points = [
+        dataclasses.replace(point, tokens=point.tokens * times, flops=point.flops * times, unique_tokens=point.tokens)
+        for point in Law().points(budgets=[1e18, 1e19, 1e20], sizes=4, noise=0.004)
+        for times in (1, 3)
+    ]
+    path = tmp_path / "points.csv"
+    write_csv(points, path)
+    assert cli.main(["scaling", "fit", str(path), "--method", "repeated", "--bootstrap", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "R_D" in printed
+    assert "24 runs of 1 to 3 epochs" in printed or "left out" in printed
+    write_csv(Law().points(), path)
+    assert cli.main(["scaling", "fit", str(path), "--method", "repeated"]) == 2
+    assert "no run of arm repeats its data" in capsys.readouterr().err

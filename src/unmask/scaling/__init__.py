@@ -7,5 +7,6 @@ whoever runs a study passes the trainer in.
 from unmask.scaling.isoflop import fit_isoflop
 from unmask.scaling.parametric import fit_parametric
 from unmask.scaling.points import Point, read_csv
+from unmask.scaling.repeated import fit_repeated_data
 
-__all__ = ["Point", "fit_isoflop", "fit_parametric", "read_csv"]
+__all__ = ["Point", "fit_isoflop", "fit_parametric", "fit_repeated_data", "read_csv"]

@@ -20,6 +20,10 @@ Evaluate = Callable[[Array, Indices], tuple[Array, Array, Array]]
 """(theta_RK, numbers_R of the rows) -> objective (R,), gradient (R, K) and Hessian (R, K, K)."""
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-10, 1e8
+SMALLEST_STEP = 1e-7
+"""Of the parameters, which are logarithms and exponents."""
+NEGLIGIBLE = 1e-18
+"""An objective that is as good as zero."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ def minimise(
 ) -> Minimised:
     """Minimise each row from its start.
 
-    A row has converged when its next Newton step would lower the objective by less than `tolerance` of it, or when no
-    damped step lowers it any more.
+    A row has converged when its next Newton step would lower the objective by less than `tolerance` of it, when no
+    damped step lowers it any more, or when it is as good as zero.
     """
     theta_RK = np.clip(theta_RK, lower_K, upper_K)
     rows = len(theta_RK)
@@ -66,14 +70,15 @@ def minimise(
         largest = np.maximum(curvature.max(axis=1, keepdims=True), 1e-300)
         along = np.einsum("rk,rkl->rl", free_g, vectors)
         decrement = (along**2 / np.maximum(curvature, 1e-12 * largest)).sum(axis=1)
-        damped = curvature + damping_R[active, None] * largest
+        # in proportion to each curvature, so that a stiff direction does not hold up a soft one
+        damped = curvature + damping_R[active, None] * (curvature + 1e-6 * largest)
         step = -np.einsum("rkl,rl->rk", vectors, along / damped)
         candidate = np.clip(theta + step, lower_K, upper_K)
 
         f2, g2, h2 = evaluate(candidate, active)
         better = f2 < f
         damping_R[active] = np.clip(
-            np.where(better, damping_R[active] * 0.2, damping_R[active] * 5), SMALLEST_DAMPING, LARGEST_DAMPING
+            np.where(better, damping_R[active] * 0.2, damping_R[active] * 8), SMALLEST_DAMPING, LARGEST_DAMPING
         )
         theta_RK[active[better]] = candidate[better]
         f, g, h = (
@@ -82,7 +87,8 @@ def minimise(
             np.where(better[:, None, None], h2, h),
         )
         objective_R[active] = f
-        done = (decrement <= tolerance * np.abs(f)) | (~better & (damping_R[active] >= LARGEST_DAMPING))
+        done = (decrement <= tolerance * np.abs(f)) | (f <= NEGLIGIBLE)
+        done |= ~better & ((damping_R[active] >= LARGEST_DAMPING) | (np.abs(step).max(axis=1) <= SMALLEST_STEP))
         converged_R[active[done]] = True
         keep = ~done
         if not keep.any():

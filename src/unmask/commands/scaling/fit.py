@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unmask.scaling.isoflop import IsoflopFit, ObjectiveFit
     from unmask.scaling.laws import ComputeGap, PowerLaw
     from unmask.scaling.parametric import ParametricFit, ParametricLaw
+    from unmask.scaling.repeated import RepeatedFit, RepeatedLaw
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Fit:
 
     points: Annotated[Path, tyro.conf.Positional]
     """CSV file, or directory of a study."""
-    method: Literal["isoflop", "parametric"] = "isoflop"
+    method: Literal["isoflop", "parametric", "repeated"] = "isoflop"
     """isoflop: a parabola of the loss in log N at each budget, and power laws through the minima. parametric: L = E +
-    A/N^alpha + B/D^beta through all runs."""
+    A/N^alpha + B/D^beta through all runs. repeated: the same with a decaying value of repeated data (needs the column
+    unique_tokens)."""
     json: Path | None = None
     """Also write the fits to this file; - prints them instead of the tables."""
     bootstrap: int = 1000
@@ -42,11 +44,13 @@ class Fit:
     """isoflop: whether a minimum outside the sizes that were run takes part in the laws."""
     solver: Literal["huber", "varpro"] = "huber"
     """parametric: minimise over all five parameters at once, or by variable projection."""
+    rising: Literal["drop", "keep"] = "drop"
+    """repeated: whether runs whose loss had risen while they repeated their data take part."""
 
 
 def run(options: Fit) -> None:
     """Fit, print, and write."""
-    from unmask.scaling import fit_isoflop, fit_parametric
+    from unmask.scaling import fit_isoflop, fit_parametric, fit_repeated_data
     from unmask.scaling.json_fits import dumps
     from unmask.scaling.points import read_csv
     from unmask.scaling.study import points_of_runs
@@ -58,8 +62,10 @@ def run(options: Fit) -> None:
     losses = options.losses or None
     if options.method == "isoflop":
         fit = fit_isoflop(points, edge=options.edge, losses=losses, **common)
-    else:
+    elif options.method == "parametric":
         fit = fit_parametric(points, solver=options.solver, losses=losses, **common)
+    else:
+        fit = fit_repeated_data(points, rising=options.rising, **common)
     found = dumps(fit)
     if options.json is not None and str(options.json) == "-":
         print(found)
@@ -70,29 +76,33 @@ def run(options: Fit) -> None:
     _print_fit(fit)
 
 
-def _print_fit(fit: IsoflopFit | ParametricFit) -> None:
+def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
     from rich.console import Console
     from rich.markup import escape
 
     from unmask.scaling import numbers
     from unmask.scaling.isoflop import IsoflopFit
+    from unmask.scaling.parametric import ParametricFit
+    from unmask.scaling.repeated import RepeatedFit
 
     console = Console(highlight=False, soft_wrap=True)
     if isinstance(fit, IsoflopFit):
         tables = {name: _isoflop_tables(name, each) for name, each in fit.objectives.items()}
-    else:
+    elif isinstance(fit, ParametricFit):
         tables = {name: _parametric_tables(name, each) for name, each in fit.objectives.items()}
+    else:
+        tables = {name: _repeated_tables(name, each) for name, each in fit.objectives.items()}
     for name, table in tables.items():
         console.print(table)
         for note in fit.objectives[name].notes:
             console.print(f"  {escape(note)}")
         console.print()
-    for gap in fit.gaps:
+    for gap in () if isinstance(fit, RepeatedFit) else fit.gaps:
         of, over = numbers.label(gap.objective), numbers.label(gap.baseline)
         console.print(f"[bold]Compute of the {of} for the loss of the {over}[/bold]")
         for line in _gap_lines(gap):
             console.print(f"  {line}")
-        for test in fit.tests:
+        for test in () if isinstance(fit, RepeatedFit) else fit.tests:
             if (test.objective, test.baseline) == (gap.objective, gap.baseline):
                 console.print(f"  {_test_line(test)}")
 
@@ -149,6 +159,27 @@ def _parametric_tables(name: str, each: ParametricLaw) -> Group:
     if each.left_out_error is not None:
         told += f", {100 * each.left_out_error:.2f}% off a budget that is left out"
     return Group(table, laws, told)
+
+
+def _repeated_tables(name: str, each: RepeatedLaw) -> Group:
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    from unmask.scaling import numbers
+    from unmask.scaling.repeated import NAMES
+
+    title = f"[bold]{numbers.label(name)}[/bold]  L = E + A/N'^alpha + B/D'^beta"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for head in ("", "value", "95%"):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for key in NAMES:
+        table.add_row(key, f"{getattr(each, key):.4g}", _interval(each.ci95[key], ".4g"))
+    low, high = each.epochs_range
+    told = f"  {each.points} runs of {low:.3g} to {high:.3g} epochs"
+    if each.left_out:
+        told += f"; {each.left_out} left out, whose loss had risen while they repeated their data"
+    return Group(table, told)
 
 
 def _isoflop_tables(name: str, each: ObjectiveFit) -> Group:
