@@ -34,9 +34,11 @@ from unmask.scaling.laws import (
     percentile_interval,
 )
 from unmask.scaling.points import Budget, Point
+from unmask.scaling.saturating import fit_saturating_law
 
 Flag = Literal["too few sizes", "no minimum", "outside"]
 NoiseKind = Literal["repeats", "residuals"]
+QUANTITIES = ("params", "tokens", "loss")
 GAP_LOSSES = 25
 """Losses at which a compute gap is given, unless asked for others."""
 
@@ -88,6 +90,27 @@ class Minimum:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What the laws through the other budgets say of one, relative to its minimum."""
+
+    flops: float
+    params_error: float
+    """Predicted over found, less one."""
+    loss_error: float
+    loss_error_irreducible: float | None
+    """The same by the law with an irreducible term; None with too few budgets."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict for JSON."""
+        return {
+            "flops": self.flops,
+            "params_error": self.params_error,
+            "loss_error": self.loss_error,
+            "loss_error_irreducible": self.loss_error_irreducible,
+        }
+
+
+@dataclass(frozen=True)
 class ObjectiveFit:
     """How one objective scales."""
 
@@ -105,6 +128,12 @@ class ObjectiveFit:
     noise_degrees_of_freedom: int
     notes: tuple[str, ...]
     """What the reader should know about the strength of this fit, in sentences."""
+    params_law_irreducible: PowerLaw | None = None
+    tokens_law_irreducible: PowerLaw | None = None
+    loss_law_irreducible: PowerLaw | None = None
+    """The same laws with an irreducible term; None with fewer than four usable minima."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Prediction errors with one budget at a time left out; empty with fewer than three usable minima."""
 
     @property
     def usable(self) -> list[Minimum]:
@@ -117,6 +146,10 @@ class ObjectiveFit:
         return {
             "minima": [minimum.to_dict() for minimum in self.minima],
             **{name: law.to_dict() if law else None for name, law in laws.items()},
+            "params_law_irreducible": self.params_law_irreducible.to_dict() if self.params_law_irreducible else None,
+            "tokens_law_irreducible": self.tokens_law_irreducible.to_dict() if self.tokens_law_irreducible else None,
+            "loss_law_irreducible": self.loss_law_irreducible.to_dict() if self.loss_law_irreducible else None,
+            "left_out": [each.to_dict() for each in self.left_out],
             "noise": self.noise,
             "noise_std": self.noise_std,
             "noise_degrees_of_freedom": self.noise_degrees_of_freedom,
@@ -226,15 +259,22 @@ def _fit_objective(
 
     used = [number for number, minimum in enumerate(minima) if minimum.flag is None]
     params_law = tokens_law = loss_law = None
+    with_floor: list[PowerLaw | None] = [None, None, None]
+    left_out: tuple[LeftOut, ...] = ()
     if len(used) >= 2:
         flops_K = np.array([minima[number].flops for number in used])
-
-        def law(name: str) -> PowerLaw:
-            values_K = np.array([getattr(minima[number], name) for number in used])
-            columns = [getattr(drawn, name) for number in used if (drawn := draws[number]) is not None]
-            return fit_power_law(flops_K, values_K, np.stack(columns, axis=1) if columns else None, rng)
-
-        params_law, tokens_law, loss_law = law("params"), law("tokens"), law("loss")
+        values_K = {name: np.array([getattr(minima[number], name) for number in used]) for name in QUANTITIES}
+        drawn = [draws[number] for number in used]
+        draws_RK: dict[str, Array | None] = dict.fromkeys(QUANTITIES)
+        if all(each is not None for each in drawn):
+            draws_RK = {name: np.stack([getattr(each, name) for each in drawn], axis=1) for name in QUANTITIES}
+        plain = {name: fit_power_law(flops_K, values_K[name], draws_RK[name], rng) for name in QUANTITIES}
+        params_law, tokens_law, loss_law = plain["params"], plain["tokens"], plain["loss"]
+        with_floor = [
+            fit_saturating_law(flops_K, values_K[name], draws_RK[name], -1 if plain[name].exponent < 0 else 1)
+            for name in QUANTITIES
+        ]
+        left_out = tuple(_left_out(flops_K, values_K["params"], values_K["loss"], rng))
     return ObjectiveFit(
         objective,
         tuple(minima),
@@ -244,8 +284,41 @@ def _fit_objective(
         noise.kind if noise else None,
         noise.std if noise else None,
         noise.freedom if noise else 0,
-        tuple(_notes(minima, loss_law, noise, bootstrap)),
+        tuple(_notes(minima, params_law, loss_law, noise, bootstrap)),
+        params_law_irreducible=with_floor[0],
+        tokens_law_irreducible=with_floor[1],
+        loss_law_irreducible=with_floor[2],
+        left_out=left_out,
     )
+
+
+def residuals(points: Iterable[Point], fit: IsoflopFit) -> list[tuple[Point, float]]:
+    """Each point that has a parabola, with its loss less that of the parabola, in nats per token."""
+    found: list[tuple[Point, float]] = []
+    for objective, group in points_module.by_objective(points).items():
+        if objective not in fit.objectives:
+            continue
+        for budget, minimum in zip(points_module.budgets(group), fit.objectives[objective].minima, strict=True):
+            if minimum.parabola is not None:
+                curve = minimum.curve(np.array([point.params for point in budget.points]))
+                found += [(p, p.loss - float(at)) for p, at in zip(budget.points, curve, strict=True)]
+    return found
+
+
+def _left_out(flops_K: Array, params_K: Array, loss_K: Array, rng: np.random.Generator) -> Iterable[LeftOut]:
+    if len(flops_K) < 3:
+        return
+    for number, flops in enumerate(flops_K):
+        rest = np.arange(len(flops_K)) != number
+        params = fit_power_law(flops_K[rest], params_K[rest], None, rng)
+        loss = fit_power_law(flops_K[rest], loss_K[rest], None, rng)
+        floor = fit_saturating_law(flops_K[rest], loss_K[rest], None, -1 if loss.exponent < 0 else 1)
+        yield LeftOut(
+            float(flops),
+            float(params.predict(flops) / params_K[number]) - 1,
+            float(loss.predict(flops) / loss_K[number]) - 1,
+            float(floor.predict(flops) / loss_K[number]) - 1 if floor else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -400,7 +473,13 @@ def _gaps(fits: dict[str, ObjectiveFit], losses: Sequence[float] | None) -> Iter
             yield gap
 
 
-def _notes(minima: Sequence[Minimum], loss_law: PowerLaw | None, noise: _Noise | None, bootstrap: int) -> Iterable[str]:
+def _notes(
+    minima: Sequence[Minimum],
+    params_law: PowerLaw | None,
+    loss_law: PowerLaw | None,
+    noise: _Noise | None,
+    bootstrap: int,
+) -> Iterable[str]:
     """What weakens this fit, in sentences."""
     why = {
         "too few sizes": "it has fewer than three sizes",
@@ -432,3 +511,11 @@ def _notes(minima: Sequence[Minimum], loss_law: PowerLaw | None, noise: _Noise |
     interval = loss_law.exponent_ci95
     if interval is None or interval[0] <= 0 <= interval[1]:
         yield "The data do not support a loss exponent: its 95% interval is unknown or includes zero."
+    assert params_law is not None
+    interval = params_law.exponent_ci95
+    if interval is None or interval[0] <= 0 or interval[1] - interval[0] > abs(params_law.exponent):
+        told = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+        yield (
+            f"The data do not support an exponent of the best size: its 95% interval{told} is unknown, includes zero, "
+            "or is wider than the exponent."
+        )

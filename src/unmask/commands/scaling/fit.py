@@ -204,7 +204,29 @@ def _isoflop_tables(name: str, each: ObjectiveFit) -> Group:
             minimum.flag or "",
         )
     laws = _law_table([("N", each.params_law), ("D", each.tokens_law), ("L", each.loss_law)], by_t=True)
-    return Group(minima, laws)
+    return Group(minima, laws, *_floor_lines(each), *_left_out_lines(each))
+
+
+def _floor_lines(each: ObjectiveFit) -> Iterable[str]:
+    law = each.loss_law_irreducible
+    if law is not None:
+        yield (
+            f"  with an irreducible loss: {law.irreducible:.3f} (95% {_interval(law.irreducible_ci95, '.3f')}), "
+            f"exponent {law.exponent:.4f} (95% {_interval(law.exponent_ci95, '.4f')})"
+        )
+
+
+def _left_out_lines(each: ObjectiveFit) -> Iterable[str]:
+    if not each.left_out:
+        return
+    count = len(each.left_out)
+    loss = sum(abs(one.loss_error) for one in each.left_out) / count
+    params = sum(abs(one.params_error) for one in each.left_out) / count
+    last = each.left_out[-1]
+    yield (
+        f"  a budget that is left out is missed by {100 * loss:.2f}% in loss, {100 * params:.0f}% in size on average; "
+        f"the largest by {100 * last.loss_error:+.2f}% and {100 * last.params_error:+.0f}%"
+    )
 
 
 def _law_table(laws: list[tuple[str, PowerLaw | None]], *, by_t: bool) -> Table:
