@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json as json_format
-import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.table import Table
 from unmask.data.manifest import Manifest
 from unmask.data.prepare import OnProgress, PrepareOptions, prepare
 from unmask.errors import UsageError
+from unmask.machine import usable_cores
 
 STAGES = {
     "check": "reading the texts",
@@ -76,7 +76,7 @@ def run(options: Options) -> None:
             options.texts,
             options.out,
             settings,
-            processes=options.processes or len(os.sched_getaffinity(0)),
+            processes=options.processes or usable_cores(),
             on_progress=on_progress,
         )
     summary = summarize(result, options.out)
@@ -115,16 +115,19 @@ def _print_table(summary: dict[str, Any]) -> None:
         counts = (f"{split[key]:,}" for key in ("documents", "tokens", "bytes"))
         table.add_row(name, *counts, f"{split['bytes_per_token']:.3f}", str(split["shards"]))
     console.print(table)
-    if summary["empty_documents"]:
-        console.print(f"{summary['empty_documents']:,} documents without text were left out")
+    # Not through the console, which would break a path over two lines.
+    if empty := summary["empty_documents"]:
+        print(
+            f"{empty:,} documents without text were left out" if empty > 1 else "1 document without text was left out"
+        )
     if "valid" not in summary["splits"]:
-        console.print(
+        print(
             "no document is held out as valid: give more documents, a --separator between those of a text file, "
             "or a larger --valid-fraction"
         )
     if summary["tokenizer"] != (reached := f"bpe:{summary['vocab_size']}") and summary["tokenizer"].startswith("bpe:"):
-        console.print(f"the text is enough for {reached} only, not {summary['tokenizer']}")
-    console.print(f"prepared in {summary['out']}, vocabulary {summary['vocab_size']:,}", highlight=False)
+        print(f"the text is enough for {reached} only, not {summary['tokenizer']}")
+    print(f"prepared in {summary['out']}, vocabulary {summary['vocab_size']:,}")
 
 
 @contextlib.contextmanager
