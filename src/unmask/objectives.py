@@ -138,10 +138,16 @@ def span(
     """Span corruption: masked runs of geometric length (mean `mean_span`) that cover `rate` of the tokens on average.
 
     A two-state Markov chain along the row, started in its stationary distribution. Not a bound on any likelihood.
+    Raises `UsageError` for a rate that takes longer spans: one token at least is visible between two of them.
     """
     rows = rows or Rows(0, len(tokens_BL))
     noise_BL = _row_noise(tokens_BL, rows, generator)
     leave, enter = 1 / mean_span, rate / (1 - rate) / mean_span
+    if enter > 1:
+        raise UsageError(
+            f"objective span: mask_rate {rate} with spans of {mean_span} tokens on average: "
+            f"must be at most {mean_span / (1 + mean_span):.2f}"
+        )
     masked_BL = torch.empty(tokens_BL.shape, dtype=torch.bool)
     inside_B = noise_BL[:, 0] < rate
     for position in range(tokens_BL.shape[1]):
