@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, stats
 from torch.nn import functional as F
 
 from toys import Joint, any_order_case
@@ -157,6 +157,8 @@ def test_times_without_stratification_are_independent():
 def test_the_time_of_a_row_is_uniform_whatever_its_place(stratified):
     t = torch.stack([times(4, seed=seed, stratified=stratified) for seed in range(150)])
     assert t.mean(dim=0).tolist() == pytest.approx([0.5] * 4, abs=4 * math.sqrt(1 / 12 / 150))
+    quarter = stats.kstest((t.flatten() - 1e-3) / (1 - 1e-3) * 4 % 1, "uniform")  # within its part
+    assert quarter.pvalue > 1e-4
     assert t.min() >= 1e-3
     assert t.max() <= 1
 
