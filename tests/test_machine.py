@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -90,3 +92,35 @@ def test_a_cache_folder_that_others_could_write_to_is_not_used(
     planted.chmod(0o777)
     machine.set_up_environment()
     assert Path(os.environ["XDG_CACHE_HOME"]).parent != planted
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_glibc_is_told_to_keep_what_is_freed() -> None:
+    # in a process of its own, since it lasts: a block that was freed is taken again without new pages
+    script = """
+import resource
+from unmask.machine import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def take():
+    before = faults()
+    memory = bytearray(2**20)
+    for place in range(0, 2**20, 4096):
+        memory[place] = 1
+    return faults() - before
+
+by_default = [take() for _ in range(8)][-1]
+assert keep_freed_memory()
+print(by_default, [take() for _ in range(8)][-1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    by_default, kept = map(int, done.stdout.split())
+    assert kept < 10
+    assert kept <= by_default
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not machine.keep_freed_memory()

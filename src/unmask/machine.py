@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -17,6 +18,13 @@ VERSIONED = ("unmask", "torch", "numpy", "scipy", "grain", "tokenizers", "transf
 
 CACHES = {"MPLCONFIGDIR": "matplotlib", "XDG_CACHE_HOME": "cache"}
 """Variables that name a folder to write to, and what to call it below ours; Hugging Face's follows the second."""
+
+MALLOPT = {
+    -3: 2**30,  # M_MMAP_THRESHOLD: map nothing below 1 GiB on its own
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: give nothing back before 2 GiB are free at the end
+    -2: 2**26,  # M_TOP_PAD: ask for 64 MiB more than is needed
+}
+"""glibc's parameters by their numbers in malloc.h, and what `keep_freed_memory` sets them to (an int each)."""
 
 
 def describe() -> str:
@@ -62,6 +70,19 @@ def set_up_environment() -> None:
         ours = _private_folder()
         for variable, name in missing.items():
             os.environ[variable] = str(ours / name)
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep the memory that is freed instead of giving it back to the system; whether it listened.
+
+    Each step of a training on a CPU frees and takes the same large tensors. By default glibc maps them anew each time,
+    and the system clears every page at its first use: `benchmarks/allocator.py` has what that costs. Elsewhere than on
+    Linux with glibc this does nothing. It holds for the rest of the process.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(parameter, value) for parameter, value in MALLOPT.items())
 
 
 def _writable(folder: Path) -> bool:

@@ -48,16 +48,15 @@ def main(argv: Sequence[str]) -> None:
     from unmask.train.loop import train
     from unmask.train.progress import TrainingProgress
 
-    records = train(options.run, options.out, resume=options.resume)
     last: dict[str, Any] = {}
-    if _is_main():
-        with TrainingProgress() as progress:
-            for last in records:
-                progress.show(last)
-        print(json.dumps(last) if options.json else sentence(last, options.out))
-    else:
-        for _ in records:
+    if not _is_main():
+        for _ in train(options.run, options.out, resume=options.resume):
             pass
+        return
+    with TrainingProgress() as progress:
+        for last in train(options.run, options.out, resume=options.resume, on_request=progress.stopping):
+            progress.show(last)
+    print(json.dumps(last) if options.json else sentence(last, options.out))
 
 
 def parse(recipe: RunConfig, argv: Sequence[str], *, prog: str) -> Options:
@@ -75,7 +74,8 @@ def sentence(last: dict[str, Any], out: Path) -> str:
             f"stopped by {last['signal']} after step {last['step']:,} of {last['steps']:,}, "
             f"saved in {out / 'checkpoints'}: add --resume to go on"
         )
-    told = f"{last['objective']} {last['size']}: {last['step']:,} steps, {last['tokens']:,} tokens"
+    steps = f"{last['step']:,} step{'s' if last['step'] != 1 else ''}"
+    told = f"{last['objective']} {last['size']}: {steps}, {last['tokens']:,} tokens"
     if last.get("loss") is not None:
         error = f" ± {last['standard_error']:.4f}" if last.get("standard_error") is not None else ""
         kind = "a bound" if last["bound"] else "exact"

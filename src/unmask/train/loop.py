@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask import objectives, seeding
+from unmask import machine, objectives, seeding
 from unmask.config import ModelConfig, RunConfig
 from unmask.data.pipeline import Batches
 from unmask.data.source import Corpus
@@ -77,6 +77,8 @@ def train(
                 yield ended
                 return
             # the network, and where it is
+            if world.device.type == "cpu":
+                machine.keep_freed_memory()
             bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
             model, warnings = build_model(config, run, world, bfloat16=bfloat16)
             optimizer = optim.build_optimizer(model, run)

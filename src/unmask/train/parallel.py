@@ -128,8 +128,9 @@ def compile_blocks(model: nn.Module, device: torch.device) -> str | None:
     try:
         torch.compile(torch.neg, backend=COMPILE_BACKEND)(torch.ones(8, device=device))
     except Exception as error:  # whatever a compiler that is missing or broken does
-        reason = str(error).strip().splitlines()
-        return f"torch.compile does not work here ({type(error).__name__}: {reason[0] if reason else 'no reason'})"
+        inner = getattr(error, "inner_exception", error)
+        reason = str(inner).strip().splitlines()
+        return f"torch.compile does not work here ({type(inner).__name__}: {reason[0] if reason else 'no reason'})"
     blocks = list(cast(nn.ModuleList, model.blocks))
     for block in blocks if cast(Any, model.config).causal else blocks[:-1]:
         block.compile(backend=COMPILE_BACKEND)

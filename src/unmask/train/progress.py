@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Self
@@ -56,6 +57,11 @@ class TrainingProgress:
         }.get(record["kind"])
         if show is not None:
             show(record)
+
+    def stopping(self) -> None:
+        """Say that a signal was heard; for `on_request` of `train`."""
+        with contextlib.suppress(RuntimeError, OSError):  # in a signal handler, while the same stream is written to
+            self._print("finishing the step and saving; once more to quit at once", "yellow")
 
     def _start(self, record: Record) -> None:
         self._steps = record["steps"]
