@@ -1,9 +1,9 @@
 """Mean NLL per token of held-out text: the bound for masked networks, exact for autoregressive ones.
 
 The bound of a window of L tokens is the mean over mask counts m, uniform on 1..L, of the mean cross-entropy of m
-masked tokens (Nie et al., 2025, section 2; the fixed-count form). The masks of window w are a function of (seed, w)
-alone, their counts spread evenly over its draws and from window to window, so two models are compared on the same
-masks and the error is small.
+masked tokens (Nie et al., 2025, section 2; the fixed-count form). The masks of the w-th window that is evaluated are a
+function of (seed, w) alone, their counts spread evenly over its draws and from window to window, so two models are
+compared on the same masks and the error is small.
 
 Shapes: W windows, L tokens in each, D draws, B rows of a batch, S masked positions, V vocabulary.
 """
@@ -70,7 +70,11 @@ def window_bounds(
     vocab_size: int,
     indices: Sequence[int],
 ) -> Tensor:
-    """The (W,) bound of each window in nats per token; `indices` are the windows' numbers, which fix their masks."""
+    """The (W,) bound of each window in nats per token.
+
+    `indices` are the windows' places among those that are evaluated (0, 1, 2, ...), which fix their masks. Not their
+    places in the text: of every 89th window, say, the counts would not be spread.
+    """
     return draw_losses(
         logits_fn, tokens_WL, mask_id=mask_id, draws=draws, seed=seed, vocab_size=vocab_size, indices=indices
     ).mean(dim=1)
