@@ -3,7 +3,7 @@
 The bound for every objective that trains with masks, so that `mlm` and `span` compare with `mdm`; exact for `arm`. The
 windows are spread evenly over the split, and their masks depend on their place among them alone
 (`unmask.evals.perplexity`), so all runs on a corpus are measured on the same text with the same masks. Windows are
-evaluated in chunks of one size, which are dealt to the processes: what a chunk gives does not depend on who computes it.
+evaluated in chunks of one size, dealt to the processes: what a chunk gives does not depend on who computes it.
 
 Shapes: W windows, C windows of a chunk, L tokens in each.
 """
