@@ -1,9 +1,9 @@
 """Mean NLL per token of held-out text: the bound for masked networks, exact for autoregressive ones.
 
 The bound of a window of L tokens is the mean over mask counts m, uniform on 1..L, of the mean cross-entropy of m
-masked tokens (Nie et al., 2025, section 2; the fixed-count form). The masks of window w are a function of (seed, w)
-alone, their counts spread evenly over its draws and from window to window, so two models are compared on the same
-masks and the error is small.
+masked tokens (Nie et al., 2025, section 2; the fixed-count form). The masks of the w-th window that is evaluated are a
+function of (seed, w) alone, their counts spread evenly over its draws and from window to window, so two models are
+compared on the same masks and the error is small.
 
 Shapes: W windows, L tokens in each, D draws, B rows of a batch, S masked positions, V vocabulary.
 """
@@ -34,7 +34,8 @@ class Perplexity:
     loss: float
     """Nats per token."""
     standard_error: float
-    """Of `loss`, over the windows (the choice of text and of masks together); nan for a single window."""
+    """Of `loss`: over the windows (the choice of text and of masks together), over the masks of a single one; nan
+    where there is but one of both."""
     bits_per_byte: float
     """`loss` in bits, per UTF-8 byte of the text."""
     windows: int
@@ -59,7 +60,6 @@ def validation_masks(length: int, draws: int, seed: int, window: int) -> Tensor:
     return noise_DL.argsort(dim=1).argsort(dim=1) < torch.tensor(counts)[:, None]
 
 
-@torch.no_grad()
 def window_bounds(
     logits_fn: LogitsFn,
     tokens_WL: Tensor,
@@ -70,7 +70,28 @@ def window_bounds(
     vocab_size: int,
     indices: Sequence[int],
 ) -> Tensor:
-    """The (W,) bound of each window in nats per token; `indices` are the windows' numbers, which fix their masks."""
+    """The (W,) bound of each window in nats per token.
+
+    `indices` are the windows' places among those that are evaluated (0, 1, 2, ...), which fix their masks. Not their
+    places in the text: of every 89th window, say, the counts would not be spread.
+    """
+    return draw_losses(
+        logits_fn, tokens_WL, mask_id=mask_id, draws=draws, seed=seed, vocab_size=vocab_size, indices=indices
+    ).mean(dim=1)
+
+
+@torch.no_grad()
+def draw_losses(
+    logits_fn: LogitsFn,
+    tokens_WL: Tensor,
+    *,
+    mask_id: int,
+    draws: int,
+    seed: int,
+    vocab_size: int,
+    indices: Sequence[int],
+) -> Tensor:
+    """What each draw of masks says (W, D) of the bound, in nats per token; arguments as `window_bounds`."""
     length = tokens_WL.shape[1]
     masks_RL = torch.cat([validation_masks(length, draws, seed, window) for window in indices]).to(tokens_WL.device)
     tokens_RL = tokens_WL.repeat_interleave(draws, dim=0)
@@ -80,7 +101,7 @@ def window_bounds(
         nll_S = F.cross_entropy(logits_SV.float(), tokens_BL[masks_BL], reduction="none")
         nll_BL = torch.zeros(masks_BL.shape, device=nll_S.device).masked_scatter(masks_BL, nll_S)
         losses.append(nll_BL.sum(dim=1) / masks_BL.sum(dim=1))
-    return torch.cat(losses).view(len(tokens_WL), draws).mean(dim=1)
+    return torch.cat(losses).view(len(tokens_WL), draws)
 
 
 @torch.no_grad()
@@ -94,17 +115,27 @@ def window_nlls(logits_fn: LogitsFn, tokens_WL: Tensor, *, vocab_size: int) -> T
     return torch.cat(losses)
 
 
-def summarise(losses_W: Tensor, *, length: int, bytes_per_token: float, bound: bool) -> Perplexity:
-    """Mean, error and bits per byte of windows of `length` tokens."""
-    losses_W = losses_W.double()
-    mean = losses_W.mean().item()
-    error = losses_W.std().item() / math.sqrt(len(losses_W)) if len(losses_W) > 1 else math.nan
+def summarise(losses: Tensor, *, length: int | Tensor, bytes_per_token: float, bound: bool) -> Perplexity:
+    """Mean, error and bits per byte of the `losses` (W,) of windows, or (W, D) of each draw of their masks.
+
+    `length` is the number of tokens in a window, or (W,) one for each: a token counts the same in a short window.
+    """
+    losses_WD = losses.double().view(len(losses), -1)
+    lengths_W = torch.as_tensor(length, dtype=torch.float64, device=losses.device).expand(len(losses))
+    losses_W = losses_WD.mean(dim=1)
+    windows, draws = losses_WD.shape
+    shares_W = lengths_W / lengths_W.sum()
+    mean = (shares_W * losses_W).sum().item()
+    if windows > 1:  # of a ratio of sums; for equal lengths the usual error of a mean
+        variance = windows / (windows - 1) * (shares_W * (losses_W - mean)).square().sum().item()
+    else:  # as if the draws were independent: stratified as they are, it errs on the large side
+        variance = losses_WD.var().item() / draws if draws > 1 else math.nan
     return Perplexity(
         loss=mean,
-        standard_error=error,
+        standard_error=math.sqrt(variance),
         bits_per_byte=mean / math.log(2) / bytes_per_token,
-        windows=len(losses_W),
-        tokens=len(losses_W) * length,
+        windows=windows,
+        tokens=round(lengths_W.sum().item()),
         bound=bound,
     )
 

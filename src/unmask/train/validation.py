@@ -1,9 +1,9 @@
 """Validation: the mean loss per token of held-out windows, the same for any number of processes.
 
 The bound for every objective that trains with masks, so that `mlm` and `span` compare with `mdm`; exact for `arm`. The
-windows are spread evenly over the split, and their masks depend on the window alone (`unmask.evals.perplexity`), so all
-runs on a corpus are measured on the same text with the same masks. Windows are evaluated in chunks of one size, which
-are dealt to the processes: what a chunk gives does not depend on who computes it.
+windows are spread evenly over the split, and their masks depend on their place among them alone
+(`unmask.evals.perplexity`), so all runs on a corpus are measured on the same text with the same masks. Windows are
+evaluated in chunks of one size, dealt to the processes: what a chunk gives does not depend on who computes it.
 
 Shapes: W windows, C windows of a chunk, L tokens in each.
 """
@@ -72,7 +72,7 @@ class Validation:
             mine = at + world.rank
             chunk = chunks[mine] if mine < len(chunks) else chunks[0]
             with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-                losses_C = self._losses(model, [self.windows[position] for position in chunk], world.device)
+                losses_C = self._losses(model, chunk, world.device)
             if mine < len(chunks):
                 new = min(size, count - mine * size)  # the last chunk is filled up with windows of the first
                 losses_W[chunk[:new]] = losses_C[:new].double()
@@ -85,8 +85,9 @@ class Validation:
         del found["tokens"]  # in a record, `tokens` are those of the training
         return {"split": self.source.name, **found}
 
-    def _losses(self, model: Transformer, windows: list[int], device: torch.device) -> Tensor:
-        """The loss (C,) of each of `windows` in nats per token."""
+    def _losses(self, model: Transformer, positions: list[int], device: torch.device) -> Tensor:
+        """The loss (C,) in nats per token of the windows at `positions` of the list."""
+        windows = [self.windows[position] for position in positions]
         rows = [self.source[window * self.length : (window + 1) * self.length] for window in windows]
         tokens_CL = torch.stack([torch.from_numpy(row.astype("int64")) for row in rows]).to(device)
         vocab_size = model.config.vocab_size
@@ -100,5 +101,5 @@ class Validation:
             draws=self.draws,
             seed=MASK_SEED,
             vocab_size=vocab_size,
-            indices=windows,
+            indices=positions,
         )

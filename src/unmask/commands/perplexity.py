@@ -1,0 +1,154 @@
+"""`unmask perplexity`: what texts cost under a model, in nats per token and bits per byte."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from unmask.errors import UnmaskError, UsageError
+
+if TYPE_CHECKING:
+    from unmask.data.reading import Source
+    from unmask.evals.held_out import Windows
+    from unmask.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Options:
+    """Nats per token and bits per byte of texts under a model: exact for an ARM, an upper bound for an MDM.
+
+    Texts are laid out as in training: documents one after the other, cut into windows of the model's context. The
+    last window may be shorter; nothing is left out. Masks are the same for every model with the same seed.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """Model directory, or directory of a training run."""
+    texts: tyro.conf.Positional[tuple[str, ...]]
+    """Files or folders as for `unmask prepare`, or one corpus that it prepared."""
+    split: str | None = None
+    """Split of a prepared corpus. None: valid."""
+    length: int = 0
+    """Tokens in a window; 0: the model's context."""
+    windows: int = 0
+    """Windows to evaluate, spread evenly over the text; 0: all of the text."""
+    draws: int = 0
+    """Masks for each window (MDM). 0: two, and more where that makes less than 128 in all."""
+    seed: int = 0
+    """Of the masks."""
+    text_field: str = "text"
+    """Field or column of .jsonl and Parquet that holds the text."""
+    separator: str | None = None
+    r"""What stands between two documents of a .txt file (\n is a newline); without it a file is one document."""
+    device: str = "auto"
+    """Where to run: auto, cpu, cuda."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(options: Options) -> None:
+    """Print the loss with its error, what kind of figure it is, and how much text it is about."""
+    for name in ("length", "windows", "draws"):
+        if getattr(options, name) < 0:
+            raise UsageError(f"--{name} {getattr(options, name)}: must not be negative")
+    corpus = _prepared(options)
+    if options.split is not None and corpus is None:
+        raise UsageError(f"--split {options.split}: only a prepared corpus has splits: leave it out")
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from unmask.data.reading import find_sources
+    from unmask.evals import held_out
+    from unmask.language_model import load
+
+    begun = time.perf_counter()
+    sources = find_sources(options.texts) if corpus is None else []
+    lm = load(options.model, options.device)
+    context = lm.config.context_length
+    if options.length > context:
+        raise UsageError(f"--length {options.length}: more than the model's context of {context} tokens")
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+        windows = _windows_of_corpus(lm, corpus, options) if corpus else _windows_of_texts(lm, sources, options)
+        draws = 1 if lm.config.causal else options.draws or held_out.enough_draws(len(windows))
+        bar.update(task, description="evaluating windows", total=len(windows))
+        found = held_out.measure(
+            lm,
+            windows,
+            draws=draws,
+            seed=options.seed,
+            on_window=lambda done, _: bar.update(task, completed=done),
+        )
+    if not math.isfinite(found.loss):
+        raise UnmaskError(f"{options.model}: gives this text a loss of {found.loss}: its weights are damaged")
+    seconds = time.perf_counter() - begun
+    perplexity = math.exp(min(found.loss, 700.0))
+    if options.json:
+        about = {"objective": lm.objective, "length": windows.length, "draws": draws, "seed": options.seed}
+        print(json.dumps({**found.to_dict(), "perplexity": perplexity, **about, "seconds": seconds}))
+        return
+    error = f" ± {found.standard_error:.4f}" if math.isfinite(found.standard_error) else ""
+    kind = "upper bound: the true value is no higher" if found.bound else "exact"
+    left_out = "" if found.tokens == len(windows.tokens) else f" of {len(windows.tokens):,}"
+    cut = "1 window" if len(windows) == 1 else f"{len(windows):,} windows of {windows.length}"
+    masks = "" if lm.config.causal else f", {draws} masks each" if draws > 1 else ", 1 mask each"
+    print(
+        f"{found.loss:.4f}{error} nats per token, perplexity {perplexity:.2f}, {found.bits_per_byte:.4f} bits per byte"
+    )
+    print(f"[{kind}; {found.tokens:,}{left_out} tokens in {cut}{masks}, {seconds:.2f} s]")
+
+
+def _prepared(options: Options) -> Path | None:
+    """The prepared corpus that is meant, if one is."""
+    from unmask.data.manifest import FILE
+
+    corpora = [Path(text) for text in options.texts if (Path(text) / FILE).is_file()]
+    if corpora and len(options.texts) > 1:
+        raise UsageError(f"{corpora[0]}: a prepared corpus goes alone: name it, or else texts")
+    return corpora[0] if corpora else None
+
+
+def _windows_of_corpus(lm: LanguageModel, directory: Path, options: Options) -> Windows:
+    from unmask.data.source import Corpus
+    from unmask.evals.held_out import Windows
+
+    corpus = Corpus.open(directory)
+    source = corpus.split(options.split or "valid")
+    if corpus.tokenizer.to_json() != lm.tokenizer.to_json():
+        raise UsageError(
+            f"{directory}: was prepared with another tokenizer than the model's: name the texts themselves, which are "
+            "encoded anew"
+        )
+    length = options.length or lm.config.context_length
+    return Windows.of(source, length, source.split.bytes / len(source), options.windows, with_rest=True)
+
+
+def _windows_of_texts(lm: LanguageModel, sources: list[Source], options: Options) -> Windows:
+    from unmask.evals import held_out
+    from unmask.evals.held_out import Windows
+
+    tokens, size = held_out.encode(lm, _texts(sources, options))
+    if not size:
+        raise UnmaskError(f"{', '.join(options.texts)}: no text in it")
+    length = options.length or lm.config.context_length
+    return Windows.of(tokens, length, size / len(tokens), options.windows, with_rest=True)
+
+
+def _texts(sources: list[Source], options: Options) -> Iterator[str | Iterable[str]]:
+    from unmask.data.reading import read_documents
+
+    separator = options.separator
+    if separator is not None:
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    for source in sources:
+        for document in read_documents(source, text_field=options.text_field, separator=separator):
+            yield document.text
