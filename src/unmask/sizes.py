@@ -90,6 +90,8 @@ FAMILY: dict[str, Size] = _sizes("""
 """The paper's 30 sizes, by name."""
 
 SMALL: dict[str, Size] = _sizes("""
+    8K     2  1   16   64
+    16K    2  1   24   80
     33K    2  1   32  128
     56K    2  2   48  128
     131K   2  2   64  256

@@ -141,6 +141,20 @@ def test_several_runs_at_a_time_are_all_made_once_and_counted_once(tmp_path):
     assert [session.jobs for session in study.sessions] == [3]
 
 
+def test_of_several_runs_at_a_time_the_costly_ones_begin_first(tmp_path):
+    plan = Plan(synthetic.plan().runs[:6])
+    begun: list[str] = []
+
+    def note(run, place):
+        begun.append(run.name)
+        run_one(run, place)
+
+    costs = {run.name: cost for run, cost in zip(plan.runs, (1, 2, 3, 40, 50, 6), strict=True)}
+    study = run_study(plan, tmp_path, note, jobs=2, cost=lambda run: costs[run.name])
+    assert set(begun[:2]) == {plan.runs[4].name, plan.runs[3].name}
+    assert [run.plan for run in study.finished] == list(plan.runs)
+
+
 def test_of_several_runs_at_a_time_one_that_is_interrupted_keeps_others_from_beginning(tmp_path):
     plan = Plan(synthetic.plan().runs[:8])
     begun: list[str] = []

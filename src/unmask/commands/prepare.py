@@ -71,7 +71,7 @@ def run(options: Options) -> None:
         shard_tokens=options.shard_tokens,
         bpe_bytes=options.bpe_bytes,
     )
-    with _progress() as on_progress:
+    with preparation_progress() as on_progress:
         result = prepare(
             options.texts,
             options.out,
@@ -131,7 +131,7 @@ def _print_table(summary: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Generator[OnProgress, None, None]:
+def preparation_progress() -> Generator[OnProgress, None, None]:
     """A bar on standard error for each stage, where that is a terminal."""
     console = Console(stderr=True)
     columns = (

@@ -141,14 +141,15 @@ def run_study(
     on_progress: Callable[[Progress], None] | None = None,
     attempts: int = 3,
     jobs: int = 1,
+    cost: Callable[[PlannedRun], float] | None = None,
 ) -> Study:
     """Make the runs of `plan` in order, in `directory`, and return what came of it.
 
     Finished runs are skipped. A run that raises is recorded in its directory and the next one begins; a later call
     tries it again, up to `attempts` times in all. A run that returns unfinished was asked to stop, and so the study
-    stops. With several `jobs` so many runs are under way at a time, each call of `run_one` in a thread of its own.
-    `on_progress` is called from one thread at a time. Raises `UsageError` if the directory holds other runs under these
-    names.
+    stops. With several `jobs` so many runs are under way at a time, each call of `run_one` in a thread of its own, and
+    those of the highest `cost` come first, so that all are busy to the end. `on_progress` is called from one thread at
+    a time. Raises `UsageError` if the directory holds other runs under these names.
     """
     plan.write(directory)
     sessions = [*_read_sessions(directory), Session(_now(), 0.0, jobs)]
@@ -199,9 +200,10 @@ def run_study(
         for number in numbers:
             make(number)
     else:
+        by_cost = sorted(numbers, key=lambda number: -cost(plan.runs[number - 1])) if cost else numbers
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for future in as_completed([pool.submit(make, number) for number in numbers]):
+                for future in as_completed([pool.submit(make, number) for number in by_cost]):
                     future.result()
             except BaseException:
                 stopped.set()

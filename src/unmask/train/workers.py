@@ -53,9 +53,13 @@ class Workers:
         """
         worker = self._idle.get()
         try:
-            if not self._stopping:
-                for record in worker.train(run, directory):
-                    self._on_record(directory, record)
+            if self._stopping:
+                return
+            worker.begin(run, directory)
+            if self._stopping:  # in the meantime
+                worker.stop()
+            for record in worker.records():
+                self._on_record(directory, record)
         except EOFError:
             status = worker.end()
             if not self._stopping:
@@ -94,15 +98,18 @@ class _Worker:
         with _environment(SINGLE_THREAD):
             self._process.start()
         theirs.close()
-        self._busy = False
+        self._busy = self._asked = False
 
-    def train(self, run: RunConfig, directory: Path) -> Generator[Record]:
-        """The records of the run; raises `EOFError` if the process dies."""
+    def begin(self, run: RunConfig, directory: Path) -> None:
+        """Begin to train. Raises `EOFError` if the process is dead."""
+        self._asked, self._busy = False, True
         try:
             self._pipe.send((run, directory))
         except OSError:
             raise EOFError from None
-        self._busy = True
+
+    def records(self) -> Generator[Record]:
+        """The records of the run that was begun, as they come. Raises `EOFError` if the process dies."""
         try:
             while (message := self._receive()) is not None:
                 if isinstance(message, str):
@@ -117,8 +124,9 @@ class _Worker:
         return self._process.pid if self._process.is_alive() else None
 
     def stop(self) -> None:
-        """Ask it to stop what it trains, if it trains."""
-        if self._busy and self._process.pid is not None:
+        """Ask it to stop what it trains, if it trains; once, since a second signal would kill it."""
+        if self._busy and not self._asked and self._process.pid is not None:
+            self._asked = True
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
