@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
-import numpy as np
 import pytest
 from tests.train.runs import tiny_run, write_corpus
 
 import synthetic_study as synthetic
 from unmask import records
 from unmask.data.source import Corpus
-from unmask.errors import UsageError
 from unmask.evals import held_out
 from unmask.evals import study as evals
 from unmask.evals.held_out import Windows
@@ -49,38 +46,6 @@ def test_held_out_text_costs_what_the_validation_of_the_training_says(objective,
     assert found.bound == end["bound"] == (objective == "mdm")
     assert (found.windows, found.tokens) == (10, 160)
     assert seen == [(10, 10)]
-
-
-def test_an_arm_costs_what_scoring_its_windows_one_by_one_does(models):
-    lm, _ = models["arm"]
-    text = "the state of our union is strong and we have work to do"
-    tokens, size = held_out.encode(lm, [text, "   "])
-    assert tokens.tolist() == [*lm.tokenizer.encode(text), lm.tokenizer.eos_id]
-    assert size == len(text)
-    length = held_out.window_length(len(tokens), lm.config.context_length)
-    windows = Windows.of(tokens, length, size / len(tokens))
-    found = held_out.measure(lm, windows)
-    score = 0.0
-    for row in windows.tokens_WL:
-        logits_LV = lm.logits_fn(row[None])[0].double().log_softmax(-1)
-        score -= float(logits_LV.gather(1, row[:, None]).sum())
-    assert found.loss == pytest.approx(score / windows.tokens_WL.numel(), rel=1e-5)
-    assert found.bits_per_byte == pytest.approx(found.loss / math.log(2) * len(tokens) / size)
-
-
-@pytest.mark.parametrize(("tokens", "length", "left"), [(5, 5, 0), (128, 128, 0), (129, 64, 1), (1000, 125, 0)])
-def test_short_text_is_cut_into_equal_windows(tokens, length, left):
-    assert held_out.window_length(tokens, 128) == length
-    assert tokens % length == left
-
-
-def test_long_text_is_cut_into_the_longest_windows_spread_evenly():
-    assert held_out.window_length(5000, 128) == 128
-    windows = Windows.of(np.arange(5000), 128, 4.0, 3)
-    assert windows.indices == (0, 13, 26)
-    assert windows.tokens_WL[:, 0].tolist() == [0, 13 * 128, 26 * 128]
-    with pytest.raises(UsageError, match="5 tokens are less than one window of 16"):
-        Windows.of(np.arange(5), 16, 4.0)
 
 
 def test_the_temporal_experiment_shows_all_models_the_same_windows(models, corpus):
