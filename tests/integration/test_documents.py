@@ -87,7 +87,7 @@ def test_what_a_guide_shows_works(guide: str, library: Path, capsys: pytest.Capt
             run_command(command)
     out = capsys.readouterr().out
     assert {"prepare", "train", "sample", "score", "perplexity", "python"} <= set(ran)
-    assert "nats per token (an upper bound)" in out
+    assert "upper bound: the true value is no higher" in out
     assert "It was" in out
     lm = names["lm"]
     assert lm.objective == "mdm"
