@@ -5,7 +5,6 @@ It opens from disk, needs no network and no script, and follows the reader's lig
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -29,6 +28,7 @@ from unmask.report.markup import (
 from unmask.report.samples import sample_figures
 from unmask.scaling import numbers
 from unmask.scaling.isoflop import IsoflopFit, Minimum, fit_isoflop
+from unmask.scaling.json_fits import dumps
 from unmask.scaling.laws import PowerLaw
 from unmask.scaling.points import write_csv
 from unmask.scaling.study import FinishedRun, Study
@@ -61,7 +61,7 @@ def write_report(directory: Path, *, bootstrap: int = 1000, seed: int = 0) -> Pa
     fit, unfit = None, ""
     try:
         fit = fit_isoflop(study.points, bootstrap=bootstrap, seed=seed, source=str(directory))
-        (directory / "fits.json").write_text(json.dumps(fit.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (directory / "fits.json").write_text(dumps(fit, study.points) + "\n", encoding="utf-8")
     except UsageError as error:
         unfit = str(error).removeprefix(f"{directory}: ")
         (directory / "fits.json").unlink(missing_ok=True)

@@ -6,14 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from unmask.commands.scaling import fit, report
+from unmask.commands.scaling import fit, predict, report
 
-Options = Annotated[fit.Fit, tyro.conf.subcommand("fit")] | Annotated[report.Report, tyro.conf.subcommand("report")]
+Options = (
+    Annotated[fit.Fit, tyro.conf.subcommand("fit")]
+    | Annotated[predict.Predict, tyro.conf.subcommand("predict")]
+    | Annotated[report.Report, tyro.conf.subcommand("report")]
+)
 
 
-def run(options: fit.Fit | report.Report) -> None:
+def run(options: fit.Fit | predict.Predict | report.Report) -> None:
     """Do what the subcommand asks."""
     if isinstance(options, fit.Fit):
         fit.run(options)
+    elif isinstance(options, predict.Predict):
+        predict.run(options)
     else:
         report.run(options)

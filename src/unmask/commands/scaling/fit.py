@@ -66,7 +66,7 @@ def run(options: Fit) -> None:
         fit = fit_parametric(points, solver=options.solver, losses=losses, **common)
     else:
         fit = fit_repeated_data(points, rising=options.rising, **common)
-    found = dumps(fit)
+    found = dumps(fit, points)
     if options.json is not None and str(options.json) == "-":
         print(found)
         return
@@ -77,15 +77,15 @@ def run(options: Fit) -> None:
 
 
 def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
+    from unmask.commands.scaling.console import wide_console
     from unmask.scaling import numbers
     from unmask.scaling.isoflop import IsoflopFit
     from unmask.scaling.parametric import ParametricFit
     from unmask.scaling.repeated import RepeatedFit
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = wide_console()
     if isinstance(fit, IsoflopFit):
         tables = {name: _isoflop_tables(name, each) for name, each in fit.objectives.items()}
     elif isinstance(fit, ParametricFit):
