@@ -16,9 +16,10 @@ Record = dict[str, Any]
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a `metrics.jsonl`; of each (kind, step, split) the last, in order. Nothing if there is no file.
+    """The records of a `metrics.jsonl`, in order; none if there is no file.
 
-    A last line that a kill cut short is left out. Raises `UnmaskError` on any other line that is not a record.
+    Of records with the same kind, step, split and message the last one counts, and a last line that a kill cut short
+    is left out. Raises `UnmaskError` on any other line that is not a record.
     """
     if not path.exists():
         return []
@@ -27,7 +28,7 @@ def read(path: Path) -> list[Record]:
     for number, line in enumerate(lines, 1):
         try:
             record: Record = json.loads(line)
-            key = (record["kind"], record.get("step"), record.get("split"))
+            key = (record["kind"], record.get("step"), record.get("split"), record.get("message"))
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+import resource
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,14 @@ def tiny_run(corpus: Path, **fields: Any) -> RunConfig:
 def losses(records: Iterable[Record]) -> dict[int, float]:
     """Step to training loss."""
     return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Generator[None]:
+    """What a full disk does to a write: the system refuses, in the middle of the file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import resource
 import shutil
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.train.runs import losses
+from tests.train.runs import files_of_at_most, losses
 
 from unmask import seeding
 from unmask.config import ModelConfig, RunConfig
@@ -157,17 +155,6 @@ def test_a_checkpoint_of_another_network_is_an_error(tmp_path: Path) -> None:
     checkpoints.save(10, *trained())
     with pytest.raises(UnmaskError, match=r"step-00000010: cannot be loaded \(.*delete it to use the one before"):
         checkpoints.restore(*trained(width=48))
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Generator[None]:
-    """What a full disk does to a write: the system refuses, in the middle of the file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

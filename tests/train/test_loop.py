@@ -267,6 +267,18 @@ def test_a_step_that_is_not_finite_is_skipped_and_told(
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000008"]
 
 
+def test_a_loss_on_held_out_text_that_is_not_finite_is_an_error(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(optimizer: torch.optim.Optimizer, rate: float) -> None:
+        for parameter in optimizer.param_groups[1]["params"]:  # the norms, without which all is nan
+            parameter.data.fill_(math.nan)
+
+    monkeypatch.setattr(loop.optim, "set_learning_rate", spoil)
+    with pytest.raises(UnmaskError, match="the loss on 'valid' is nan: lower --learning-rate"):
+        list(train(tiny(steps=2), tmp_path / "run"))
+
+
 def test_three_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.train.runs import files_of_at_most
 
 from unmask import records
+from unmask.errors import UnmaskError
 from unmask.train.metrics import MetricsWriter, finite
 
 LINES = [
@@ -44,6 +46,15 @@ def test_a_line_cut_short_by_a_kill_is_ended_before_the_next(tmp_path: Path) -> 
 def test_only_the_main_process_writes(tmp_path: Path) -> None:
     write(tmp_path, LINES, tensorboard=True, main=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    told = r"metrics cannot be written \(File too large\): make room"
+    with files_of_at_most(60), pytest.raises(UnmaskError, match=told) as caught:
+        write(tmp_path, LINES)
+    assert str(tmp_path) in str(caught.value)
+    write(tmp_path, LINES)  # and it goes on behind the line that was cut short
+    assert records.read(tmp_path / "metrics.jsonl") == LINES
 
 
 def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path) -> None:

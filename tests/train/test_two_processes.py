@@ -58,17 +58,27 @@ def assert_same_but_for_rounding(records: list[Record], expected: list[Record]) 
         assert end[name] == wanted_end[name]
 
 
-@pytest.mark.parametrize("name", ["mdm", "arm", "micro-batches", "asynchronous", "recomputed"])
+@pytest.mark.parametrize("name", ["mdm", "arm", "micro-batches", "asynchronous", "recomputed", "compiled", "tied"])
 def test_two_processes_give_the_losses_of_one(
     name: str, two: tuple[Path, list[dict[str, Any]]], tiny: Tiny, tmp_path: Path
 ) -> None:
-    expected = list(train(tiny(**RUNS[name]), tmp_path / "one"))
+    expected = list(train(tiny(**{**RUNS[name], "compile": None}), tmp_path / "one"))
     assert [record["step"] for record in two[1][0][name]] == [record["step"] for record in expected]
     assert two[1][0][name][0]["processes"] == 2
     assert_same_but_for_rounding(two[1][0][name], expected)
     ours = unmask.load(two[0] / name, device="cpu").model.state_dict()
     for key, weight in unmask.load(tmp_path / "one", device="cpu").model.state_dict().items():
         torch.testing.assert_close(ours[key], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_in_bfloat16_are_as_near_to_one_as_its_rounding(
+    two: tuple[Path, list[dict[str, Any]]], tiny: Tiny, tmp_path: Path
+) -> None:
+    exact = losses(train(tiny(steps=3), tmp_path / "exact"))
+    rounded = losses(train(tiny(**RUNS["bfloat16"]), tmp_path / "rounded"))
+    assert rounded != exact
+    for found in (rounded, losses(two[1][0]["bfloat16"])):
+        assert found == pytest.approx(exact, rel=0.02)
 
 
 def test_both_processes_yield_the_same_records(two: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from tests.train.runs import tiny_run
 
 from unmask.errors import UnmaskError
+from unmask.train import parallel
 from unmask.train.loop import train
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -23,6 +24,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "micro-batches": {"micro_batch_size": 1},
     "asynchronous": {"async_checkpoints": True, "checkpoint_every": 2},
     "recomputed": {"activation_checkpointing": True, "steps": 3},
+    "compiled": {"compile": True, "steps": 3},
+    "bfloat16": {"precision": "bfloat16", "steps": 3},
+    "tied": {"tied_embeddings": True, "qkv_bias": True, "size": "307K", "kv_heads": 2, "steps": 3},
     "begun-by-one": {},
     "signalled": {},
     "indivisible": {"batch_size": 7},
@@ -34,6 +38,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def main() -> None:
     corpus, directory = Path(sys.argv[1]), Path(sys.argv[2])
     rank = int(os.environ["RANK"])
+    parallel.COMPILE_BACKEND = "aot_eager"  # all of torch.compile but the code generation
     results: dict[str, Any] = {}
     for name, fields in RUNS.items():
         records: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,9 @@ from unmask.train.parallel import World
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process is what was asked for
 
-FILES = "files.json"
+FILES, METADATA = "files.json", ".metadata"
+Files = dict[str, tuple[int, str]]
+"""Name to bytes and SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class Checkpointer:
         self._keep = keep
         self._asynchronous = asynchronous
         self._world = world
-        self._pending: tuple[int, Future[Any]] | None = None
+        self._pending: tuple[int, Future[Files]] | None = None
+        self._behind = ThreadPoolExecutor(1, "checkpoint")
         # a group of its own, so that a save in the background never meets the training's messages
         separate = asynchronous and world.size > 1
         self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo")) if separate else None
@@ -87,13 +90,14 @@ class Checkpointer:
             saving = cast(
                 "Future[Any]", async_save(state, checkpoint_id=partial, no_dist=alone, process_group=self._group)
             )
-            self._pending = (step, saving)
+            self._pending = (step, self._behind.submit(lambda: self._own_files(partial, saving.result())))
             return
         try:
             save(state, checkpoint_id=partial, no_dist=alone)
+            files = self._own_files(partial)
         except (OSError, CheckpointException) as error:
             raise self._failed(step, error) from error
-        self._seal(step)
+        self._seal(step, files)
 
     def poll(self) -> None:
         """Give an asynchronous save that is over its name, so that a later kill does not cost it.
@@ -109,10 +113,10 @@ class Checkpointer:
             return
         (step, saving), self._pending = self._pending, None
         try:
-            saving.result()
+            files = saving.result()
         except (OSError, CheckpointException) as error:
             raise self._failed(step, error) from error
-        self._seal(step)
+        self._seal(step, files)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Restored:
         """Load the newest whole checkpoint, if there is one. A damaged one is renamed and passed over.
@@ -166,14 +170,21 @@ class Checkpointer:
         for partial in self.directory.glob("partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
 
-    def _seal(self, step: int) -> None:
+    def _own_files(self, partial: Path, _: object = None) -> Files:
+        """Size and SHA-256 of what this process wrote."""
+        mine = partial.glob(f"__{self._world.rank}_*")
+        shared = [partial / METADATA] if self._world.is_main else []
+        return {path.name: (path.stat().st_size, _sha256(path)) for path in [*sorted(mine), *shared]}
+
+    def _seal(self, step: int, own_files: Files) -> None:
         """Write down the files of a finished save, give it its name, and drop the oldest beyond `keep`."""
         partial, final = self._partial(step), self.path(step)
+        everybodys = self._world.gather(own_files)
 
         def seal() -> None:
-            paths = sorted(partial.iterdir())
-            files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
-            write_atomically(partial / FILES, json.dumps(files, indent=1) + "\n")
+            files = {name: fingerprint for files in everybodys for name, fingerprint in files.items()}
+            listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+            write_atomically(partial / FILES, json.dumps(listed, indent=1) + "\n")
             shutil.rmtree(final, ignore_errors=True)  # of steps that are made again
             partial.rename(final)
             sync_directory(self.directory)

@@ -14,7 +14,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,11 @@ def train(
     data, a checkpoint that cannot be written, or a loss that stays non-finite.
     """
     world = parallel.join()
-    with StopRequest(on_request) as stop:
+    with StopRequest(on_request) as stop, ExitStack() as stack:
         # everything that can be wrong with the configuration or the data, before anything is written
         if not run.data:
             raise UsageError("run config: no data: give --data DIR, made by unmask prepare")
+        world.on_main(lambda: Corpus.open(run.data).directory)  # one reads all of it to check it, the others trust that
         corpus = Corpus.open(run.data)
         config = run_directory.model_config(run, corpus)
         steps = run.total_steps(config.params)
@@ -71,116 +72,99 @@ def train(
             rows=slice(rows.start, rows.start + run.batch_size // world.size),
         )
         validation = Validation.open(run, corpus)
+        claim = run_directory.claimed(directory, run, corpus, resume=resume, world=world)
+        ended = stack.enter_context(claim)
+        if ended is not None:
+            yield ended
+            return
 
-        with run_directory.claimed(directory, run, corpus, resume=resume, world=world) as ended:
-            if ended is not None:
-                yield ended
-                return
-            # the network, and where it is
-            if world.device.type == "cpu":
-                machine.keep_freed_memory()
-            bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
-            model, warnings = build_model(config, run, world, bfloat16=bfloat16)
-            optimizer = optim.build_optimizer(model, run)
-            checkpoints = Checkpointer(
-                directory / "checkpoints",
-                keep=run.keep_checkpoints,
-                asynchronous=on_gpu_only(run.async_checkpoints, world),
-                world=world,
-            )
-            restored = checkpoints.restore(model, optimizer)
-            clock = Stopwatch(restored.seconds)
-            tokens_per_step = run.batch_size * run.length
-            skipped = 0
+        # the network, and where it is
+        if world.device.type == "cpu":
+            machine.keep_freed_memory()
+        bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
+        model, warnings = build_model(config, run, world, bfloat16=bfloat16)
+        optimizer = optim.build_optimizer(model, run)
+        checkpoints = Checkpointer(
+            directory / "checkpoints",
+            keep=run.keep_checkpoints,
+            asynchronous=on_gpu_only(run.async_checkpoints, world),
+            world=world,
+        )
+        restored = checkpoints.restore(model, optimizer)
+        clock = Stopwatch(restored.seconds)
+        first, tokens_per_step, skipped = restored.step, run.batch_size * run.length, 0
 
-            def spent(done: int) -> Record:
-                tokens = done * tokens_per_step
-                return {"step": done, "tokens": tokens, "flops": 6.0 * config.params * tokens}
+        def spent(done: int) -> Record:
+            tokens = done * tokens_per_step
+            return {"step": done, "tokens": tokens, "flops": 6.0 * config.params * tokens}
 
-            with (
-                closing(
-                    MetricsWriter(directory, tensorboard=run.tensorboard, first_step=restored.step, main=world.is_main)
-                ) as metrics,
-                closing(batches.iterate(restored.step)) as data,
-            ):
-                start = run_directory.start_record(
-                    run, config, corpus, steps=steps, first_step=restored.step, world=world
-                )
-                yield metrics.write(start)
-                for message in (*restored.warnings, *warnings):
-                    yield metrics.write({"kind": "warning", "step": restored.step, "message": message})
+        metrics = MetricsWriter(directory, tensorboard=run.tensorboard, first_step=first, main=world.is_main)
+        stack.callback(metrics.close)
+        data = stack.enter_context(closing(batches.iterate(first)))
+        start = run_directory.start_record(run, config, corpus, steps=steps, first_step=first, world=world)
+        yield metrics.write(start)
+        for message in (*restored.warnings, *warnings):
+            yield metrics.write({"kind": "warning", "step": first, "message": message})
 
-                for step, tokens in zip(range(restored.step, steps), data, strict=False):
-                    rate = optim.learning_rate(run, step, steps)
-                    optim.set_learning_rate(optimizer, rate)
+        for step, tokens in zip(range(first, steps), data, strict=False):
+            done = step + 1
+            rate = optim.learning_rate(run, step, steps)
+            optim.set_learning_rate(optimizer, rate)
 
-                    # the gradient of the global batch
-                    micro_batches = [
-                        micro_batch
-                        for number, (piece_BL, piece_rows) in enumerate(
-                            cut(torch.from_numpy(tokens), rows, piece_length(run, step))
-                        )
-                        for micro_batch in split(
-                            corrupt(
-                                piece_BL, seeding.generator(run.seed, f"corruption {number}", step), rows=piece_rows
-                            ),
-                            run.micro_batch_size * (run.length // piece_BL.shape[1]),
-                        )
-                    ]
-                    loss = backward(model, micro_batches, tokens=tokens_per_step, world=world, bfloat16=bfloat16)
-                    norm = optim.gradient_norm(model, run.clip)
+            # the gradient of the global batch
+            parts = micro_batches(torch.from_numpy(tokens), run, step, corrupt, rows)
+            loss = backward(model, parts, tokens=tokens_per_step, world=world, bfloat16=bfloat16)
+            norm = optim.gradient_norm(model, run.clip)
 
-                    # the update, unless something overflowed
-                    done = step + 1
-                    if math.isfinite(loss) and math.isfinite(norm):
-                        optimizer.step()
-                        skipped = 0
-                    else:
-                        skipped += 1
-                        reason = f"loss {loss:.6g}, gradient norm {norm:.6g}"
-                        yield metrics.write({"kind": "skip", "step": done, "learning_rate": rate, "reason": reason})
-                        if skipped == SKIPS_IN_A_ROW:
-                            checkpoints.wait()
-                            error = UnmaskError(
-                                f"{directory}: loss or gradient not finite in {skipped} steps in a row, at step {done} "
-                                f"with learning rate {rate:.3g}: lower --learning-rate; "
-                                f"last good checkpoint: {checkpoints.newest()}"
-                            )
-                            raise world.told_once(error)
-                    optimizer.zero_grad(set_to_none=True)
+            # the update, unless something overflowed
+            if math.isfinite(loss) and math.isfinite(norm):
+                optimizer.step()
+                skipped = 0
+            else:
+                skipped += 1
+                reason = f"loss {loss:.6g}, gradient norm {norm:.6g}"
+                yield metrics.write({"kind": "skip", "step": done, "learning_rate": rate, "reason": reason})
+                if skipped == SKIPS_IN_A_ROW:
+                    checkpoints.wait()
+                    error = UnmaskError(
+                        f"{directory}: loss or gradient not finite in {skipped} steps in a row, at step {done} with "
+                        f"learning rate {rate:.3g}: lower --learning-rate; last good checkpoint: {checkpoints.newest()}"
+                    )
+                    raise world.told_once(error)
+            optimizer.zero_grad(set_to_none=True)
 
-                    # report, validate, save
-                    clock.count(tokens_per_step)
-                    if done % run.log_every == 0 or done == steps:
-                        record: Record = {"kind": "train", **spent(done), "loss": finite(loss)}
-                        record |= {"grad_norm": finite(norm), "learning_rate": rate}
-                        record |= {"tokens_per_second": clock.rate(), "seconds": clock.seconds}
-                        yield metrics.write(record)
-                    if validation and run.validate_every and done % run.validate_every == 0 and done < steps:
-                        with clock.paused():
-                            result = validation.measure(model, world, bfloat16=bfloat16)
-                        yield metrics.write({"kind": "valid", **spent(done), **result})
-                    # weights that gave something non-finite are not worth a checkpoint
-                    stopping = world.any(stop.signal is not None) and not skipped
-                    with clock.paused():
-                        checkpoints.poll()
-                        if stopping or done == steps or (done % run.checkpoint_every == 0 and not skipped):
-                            checkpoints.save(done, model, optimizer, seconds=clock.seconds)
-                    if stopping:
-                        checkpoints.wait()
-                        yield {"kind": "stop", **spent(done), "signal": stop.signal, "steps": steps}
-                        return
-
-                # the end: the last validation, and the model in Hugging Face layout
-                checkpoints.wait()
-                end: Record = {"kind": "end", **spent(steps), "params": config.params, "objective": run.objective}
-                end |= {"size": run.size, "flop_convention": "6nd"}
-                if validation:
+            # report, validate, save
+            clock.count(tokens_per_step)
+            if done % run.log_every == 0 or done == steps:
+                record: Record = {"kind": "train", **spent(done), "loss": finite(loss), "grad_norm": finite(norm)}
+                record |= {"learning_rate": rate, "tokens_per_second": clock.rate(), "seconds": clock.seconds}
+                yield metrics.write(record)
+            if validation and run.validate_every and done % run.validate_every == 0 and done < steps:
+                with clock.paused():
                     result = validation.measure(model, world, bfloat16=bfloat16)
-                    yield metrics.write({"kind": "valid", **spent(steps), **result})
-                    end |= result
-                run_directory.save_model(directory, model, run, corpus, world)
-                yield metrics.write({**end, "seconds": clock.seconds})
+                yield metrics.write({"kind": "valid", **spent(done), **result})
+            # weights that gave something non-finite are not worth a checkpoint
+            stopping = world.any(stop.signal is not None) and not skipped
+            with clock.paused():
+                checkpoints.poll()
+                if stopping or done == steps or (done % run.checkpoint_every == 0 and not skipped):
+                    checkpoints.save(done, model, optimizer, seconds=clock.seconds)
+            if stopping:
+                checkpoints.wait()
+                heard = stop.signal or "a signal to another process"
+                yield {"kind": "stop", **spent(done), "signal": heard, "steps": steps}
+                return
+
+        # the end: the last validation, and the model in Hugging Face layout
+        checkpoints.wait()
+        end: Record = {"kind": "end", **spent(steps), "params": config.params, "objective": run.objective}
+        end |= {"size": run.size, "flop_convention": "6nd"}
+        if validation:
+            result = validation.measure(model, world, bfloat16=bfloat16)
+            yield metrics.write({"kind": "valid", **spent(steps), **result})
+            end |= result
+        run_directory.save_model(directory, model, run, corpus, world)
+        yield metrics.write({**end, "seconds": clock.seconds})
 
 
 def build_model(config: ModelConfig, run: RunConfig, world: World, *, bfloat16: bool) -> tuple[Transformer, list[str]]:
@@ -208,6 +192,20 @@ def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None) -> Ob
     elif run.objective in ("mlm", "span"):
         settings |= {"rate": run.mask_rate}
     return functools.partial(objectives.lookup(run.objective), **settings)
+
+
+def micro_batches(tokens_BL: Tensor, run: RunConfig, step: int, corrupt: Objective, rows: Rows) -> list[Corrupted]:
+    """This process's part of the batch of `step`, corrupted: as many sequences at a time as the run asks for.
+
+    In a step of short sequences these are the pieces of the long ones. All parts are scored as one batch.
+    """
+    parts: list[Corrupted] = []
+    for number, (piece_BL, piece_rows) in enumerate(cut(tokens_BL, rows, piece_length(run, step))):
+        generator = seeding.generator(run.seed, f"corruption {number}", step)
+        corrupted = corrupt(piece_BL, generator, rows=piece_rows)
+        # as many tokens at a time as of whole sequences
+        parts += split(corrupted, run.micro_batch_size * (run.length // piece_BL.shape[1]))
+    return parts
 
 
 def piece_length(run: RunConfig, step: int) -> int:
@@ -246,18 +244,16 @@ def split(corrupted: Corrupted, micro_batch_size: int) -> list[Corrupted]:
     ]
 
 
-def backward(
-    model: Transformer, micro_batches: Sequence[Corrupted], *, tokens: int, world: World, bfloat16: bool
-) -> float:
+def backward(model: Transformer, parts: Sequence[Corrupted], *, tokens: int, world: World, bfloat16: bool) -> float:
     """Add the gradient of the loss per token to `model` and return the loss.
 
-    `micro_batches` are this process's, `tokens` those of the global batch, over which the loss is a mean.
+    `parts` are the micro-batches of this process, `tokens` those of the global batch, over which the loss is a mean.
     """
     total = torch.zeros((), device=world.device)
-    for number, micro_batch in enumerate(micro_batches, 1):
-        parallel.set_gradient_sync(model, number == len(micro_batches))
+    for number, part in enumerate(parts, 1):
+        parallel.set_gradient_sync(model, number == len(parts))
         inputs_BL, targets_BL, weights_BL = (
-            each.to(world.device) for each in (micro_batch.inputs_BL, micro_batch.targets_BL, micro_batch.weights_BL)
+            each.to(world.device) for each in (part.inputs_BL, part.targets_BL, part.weights_BL)
         )
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             loss = model.loss(inputs_BL, targets_BL, weights_BL) / tokens

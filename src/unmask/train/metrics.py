@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from unmask.errors import UnmaskError
 from unmask.records import Record
 
 
@@ -16,6 +18,7 @@ class MetricsWriter:
 
     def __init__(self, directory: Path, *, tensorboard: bool, first_step: int = 0, main: bool = True) -> None:
         """`first_step` hides what the event files hold of later steps. Only the `main` process writes at all."""
+        self._directory = directory
         self._file: TextIO | None = _open_for_append(directory / "metrics.jsonl") if main else None
         self._scalar: Callable[[str, float, int], None] | None = None
         self._close_board: Callable[[], None] | None = None
@@ -26,23 +29,30 @@ class MetricsWriter:
             self._scalar, self._close_board = board.add_scalar, board.close
 
     def write(self, record: Record) -> Record:
-        """Append one record and return it."""
-        if self._file is not None:
-            self._file.write(json.dumps(record, allow_nan=False, default=str) + "\n")
-            self._file.flush()
-        if self._scalar is not None and record["kind"] in ("train", "valid"):
-            place = record["kind"] if record["kind"] == "train" else f"valid/{record['split']}"
-            for name, value in record.items():
-                if isinstance(value, float) and name not in ("seconds", "flops"):
-                    self._scalar(f"{place}/{name}", value, record["step"])
+        """Append one record and return it. Raises `UnmaskError` where it cannot be written."""
+        line = json.dumps(record, allow_nan=False, default=str) + "\n"
+        try:
+            if self._file is not None:
+                self._file.write(line)
+                self._file.flush()
+            if self._scalar is not None and record["kind"] in ("train", "valid"):
+                place = record["kind"] if record["kind"] == "train" else f"valid/{record['split']}"
+                for name, value in record.items():
+                    if isinstance(value, float) and name not in ("seconds", "flops"):
+                        self._scalar(f"{place}/{name}", value, record["step"])
+        except OSError as error:
+            raise UnmaskError(
+                f"{self._directory}: metrics cannot be written ({error.strerror or error}): "
+                "make room and run again with --resume"
+            ) from error
         return record
 
     def close(self) -> None:
-        """Close all files."""
-        if self._file is not None:
-            self._file.close()
-        if self._close_board is not None:
-            self._close_board()
+        """Close all files; what cannot be written any more has been complained of."""
+        for close in (self._file.close if self._file is not None else None, self._close_board):
+            if close is not None:
+                with contextlib.suppress(OSError):
+                    close()
 
 
 def finite(value: float) -> float | None:

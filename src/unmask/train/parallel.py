@@ -72,6 +72,14 @@ class World:
             raise self.told_once(outcome[1])
         return outcome[0]
 
+    def gather(self, value: T) -> list[T]:
+        """The `value` of every process, in their order."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
     def told_once(self, error: E) -> E:
         """`error`, which every process raises and the main one alone reports."""
         if isinstance(error, UnmaskError) and not self.is_main:

@@ -10,6 +10,7 @@ Shapes: W windows, C windows of a chunk, L tokens in each.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +62,10 @@ class Validation:
         return cls(source, run.length, windows, run.validation_draws, corpus.tokenizer.bos_id)
 
     def measure(self, model: Transformer, world: World, *, bfloat16: bool) -> Record:
-        """The fields of a `valid` record: split, loss, standard_error, bits_per_byte, bound, windows."""
+        """The fields of a `valid` record: split, loss, standard_error, bits_per_byte, bound, windows.
+
+        Raises `UnmaskError` if the loss is not finite.
+        """
         count = len(self.windows)
         size = min(CHUNK, count)
         chunks = [[position % count for position in range(at, at + size)] for at in range(0, count, size)]
@@ -82,6 +86,10 @@ class Validation:
             bytes_per_token=self.source.split.bytes / self.source.split.tokens,
             bound=not model.config.causal,
         ).to_dict()
+        if not math.isfinite(found["loss"]):
+            raise world.told_once(
+                UnmaskError(f"the loss on {self.source.name!r} is {found['loss']}: lower --learning-rate")
+            )
         del found["tokens"]  # in a record, `tokens` are those of the training
         return {"split": self.source.name, **found}
 
