@@ -286,10 +286,19 @@ def test_three_in_a_row_end_the_run_and_leave_the_last_good_checkpoint(
     with pytest.raises(UnmaskError) as caught:
         list(train(tiny(short_share=0.0), tmp_path / "run"))
     message = str(caught.value)
-    for part in ("3 steps in a row", "at step 7", "learning rate 0.000", "--learning-rate", "step-00000003"):
+    for part in ("3 steps in a row", "at step 7", "learning rate 0.000", "lower the rate", "step-00000003"):
         assert part in message
     monkeypatch.undo()
     assert losses(list(train(tiny(short_share=0.0), tmp_path / "run", resume=True))).keys() == {4, 5, 6, 7, 8}
+
+
+def test_the_checkpoint_of_the_weights_that_gave_something_not_finite_is_not_called_good(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(objectives.OBJECTIVES, "mdm", overflowing({7, 8, 9}))
+    with pytest.raises(UnmaskError, match=r"last good checkpoint: [^ ]*step-00000003: lower"):
+        list(train(tiny(short_share=0.0, steps=10), tmp_path / "run"))
+    assert (tmp_path / "run/checkpoints/step-00000006").exists()
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ class Checkpointer:
         """Where the checkpoint of `step` is or will be."""
         return self.directory / f"step-{step:08d}"
 
-    def newest(self) -> str:
-        """The newest checkpoint in words, for a message."""
-        steps = self.steps()
+    def newest(self, before: int | None = None) -> str:
+        """The newest checkpoint, or the newest of a step before that one, in words for a message."""
+        steps = [step for step in self.steps() if before is None or step < before]
         return str(self.path(steps[-1])) if steps else "none"
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, *, seconds: float = 0.0) -> None:

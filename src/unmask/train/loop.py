@@ -126,9 +126,11 @@ def train(
                 yield metrics.write({"kind": "skip", "step": done, "learning_rate": rate, "reason": reason})
                 if skipped == SKIPS_IN_A_ROW:
                     checkpoints.wait()
+                    # the weights after the last update gave the first of these steps: they are not good
+                    good = checkpoints.newest(before=done - skipped)
                     error = UnmaskError(
-                        f"{directory}: loss or gradient not finite in {skipped} steps in a row, at step {done} with "
-                        f"learning rate {rate:.3g}: lower --learning-rate; last good checkpoint: {checkpoints.newest()}"
+                        f"{directory}: loss or gradient not finite in {skipped} steps in a row, at step {done}, "
+                        f"learning rate {rate:.3g}; last good checkpoint: {good}: lower the rate in another --out"
                     )
                     raise world.told_once(error)
             optimizer.zero_grad(set_to_none=True)
