@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from unmask.hf import registration
+
 if TYPE_CHECKING:
     from unmask import config, guidance, likelihood, objectives, samplers, scaling, seeding, sizes
     from unmask.errors import UnmaskError, UsageError
@@ -51,3 +53,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+registration.watch()

@@ -56,6 +56,10 @@ COMMANDS: dict[str, Command] = {
         "Open other people's checkpoints: SMDM, LLaDA, Dream, Llama and Qwen, GGUF.",
         "unmask convert smdm mdm-1028M.safetensors mdm-1028M",
     ),
+    "export": Command(
+        "Write a model for other programs: Llama, SMDM.",
+        "unmask export runs/arm arm-llama --to llama",
+    ),
     "scaling": Command(
         "Plan, run, fit and report a study over sizes and budgets.",
         "unmask scaling fit points.csv --method isoflop",

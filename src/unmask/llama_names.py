@@ -47,7 +47,7 @@ def to_llama(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Te
         elif block[2] in IN_BLOCK:
             llama[f"model.layers.{block[1]}.{IN_BLOCK[block[2]]}.{kind}"] = tensor
         else:
-            pieces = torch.split(tensor, _rows(block[2], config))
+            pieces = torch.split(tensor, rows(block[2], config))
             for theirs, piece in zip(FUSED[block[2]], pieces, strict=True):
                 llama[f"model.layers.{block[1]}.{theirs}.{kind}"] = piece
     return llama
@@ -99,7 +99,7 @@ def _join(ours: dict[str, Tensor], weights: Mapping[str, Tensor], name: str, the
         ours[name] = weights[theirs[0]] if len(theirs) == 1 else torch.cat([weights[each] for each in theirs])
 
 
-def _rows(part: str, config: ModelConfig) -> list[int]:
+def rows(part: str, config: ModelConfig) -> list[int]:
     """Rows of each piece of a fused part."""
     if part == "mlp.gate_up":
         return [config.intermediate_size] * 2

@@ -28,9 +28,12 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_TYPE = "unmask"
 OTHER_FIELDS = {
     *("model_type", "objective", "tokenizer", "converted_from"),
-    *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
+    *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache", "return_dict"),
+    *("output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder"),
+    *("id2label", "label2id", "problem_type"),
 }
-"""Fields of `config.json` beside those of the `ModelConfig`."""
+"""Fields of `config.json` beside those of the `ModelConfig`, ours and those that Transformers writes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Stored:
     tokenizer: Tokenizer
     weights: dict[str, Tensor]
     """Under the names that Llama has in Transformers, see `unmask.llama_names`."""
+    converted_from: str | None = None
+    """The format of the checkpoint that it was converted from."""
 
 
 def save(
@@ -73,6 +78,8 @@ def write(
         fields["converted_from"] = converted_from
     if isinstance(tokenizer, NoTokenizer):
         fields["tokenizer"] = None
+    else:  # for Transformers
+        fields |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     weight_files.write(directory / WEIGHTS, entries, tensors, on_tensor)
     tokenizer.save(directory)
     partial = directory / f"{CONFIG}.partial"
@@ -86,14 +93,16 @@ def read(path: str | Path) -> Stored:
     Raises `UsageError` if there is none, and `UnmaskError` if a file is missing, damaged, or does not fit the others.
     """
     directory = find(Path(path))
-    config, objective, has_tokenizer = _read_config(directory / CONFIG)
+    config, objective, others = _read_config(directory / CONFIG)
+    has_tokenizer = others.get("tokenizer", True) is not None
     if has_tokenizer or any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(directory)
     else:
         mask_id = config.vocab_size if config.mask_id is None else config.mask_id
         tokenizer = NoTokenizer(config.vocab_size - config.padded_rows, mask_id, str(directory))
     check_vocabulary(config, tokenizer, str(directory))
-    return Stored(directory, config, objective, tokenizer, _read_weights(directory))
+    weights = _read_weights(directory)
+    return Stored(directory, config, objective, tokenizer, weights, others.get("converted_from"))
 
 
 def is_model(directory: Path) -> bool:
@@ -173,14 +182,14 @@ def _model_type(path: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, str, bool]:
-    """The network's config, the objective, and whether there must be a tokenizer."""
+def _read_config(path: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
+    """The network's config, the objective, and all fields."""
     fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     objective = fields.get("objective")
     if not isinstance(objective, str):
         raise UnmaskError(f"{path}: names no objective: add the one that the model was trained with")
     shape = {name: value for name, value in fields.items() if name not in OTHER_FIELDS}
-    return from_dict(ModelConfig, shape, str(path)), objective, fields.get("tokenizer", True) is not None
+    return from_dict(ModelConfig, shape, str(path)), objective, fields
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:

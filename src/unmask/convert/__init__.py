@@ -13,10 +13,11 @@ from pathlib import Path
 
 from unmask import model_directory, weight_files
 from unmask.convert import gguf, llada, llama, smdm, source_tokenizer
+from unmask.convert.export import TARGETS, Exported, export
 from unmask.convert.plan import Converted, Options, Plan, Weights, carry_out
 from unmask.errors import UsageError, unknown_name
 
-__all__ = ["FORMATS", "Converted", "Options", "convert"]
+__all__ = ["FORMATS", "TARGETS", "Converted", "Exported", "Options", "convert", "export"]
 
 Planner = Callable[[Weights, Path, Options], Plan]
 
