@@ -121,6 +121,8 @@ class RunConfig:
 
     data: str = ""
     """Directory made by `unmask prepare`."""
+    unique_tokens: int | None = None
+    """Train on only so many tokens of the corpus, the first of it, and repeat them. None: on all of it."""
     objective: str = "mdm"
     """What is corrupted and scored: mdm, arm, mlm, span or any_order."""
     size: str = "6M"
@@ -218,6 +220,7 @@ class RunConfig:
         for name in ("beta1", "beta2"):
             check(0 <= getattr(self, name) < 1, name, "must be at least 0 and less than 1")
         check(0 < self.learning_rate < float("inf"), "learning_rate", "must be positive")
+        check(self.unique_tokens is None or self.unique_tokens >= self.length, "unique_tokens", "must hold a sequence")
         check(self.steps is None or self.steps >= 1, "steps", "must be at least 1")
         check(self.flops is None or 0 < self.flops < float("inf"), "flops", "must be positive")
         check(self.warmup_steps is None or self.warmup_steps >= 0, "warmup_steps", "must not be negative")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ from unmask.errors import UnmaskError, UsageError
 from unmask.report import findings, write_report
 from unmask.report.evaluation import Evaluation, HeldOut, Sample, SampleToken
 from unmask.report.samples import SHADES, shade
+from unmask.report.tables import escaped
 from unmask.scaling.points import read_csv
 from unmask.scaling.study import run_study
 
@@ -207,3 +209,33 @@ def test_an_evaluation_survives_its_file_and_a_damaged_one_is_named(tmp_path):
         assert "\n" not in str(error.value)
     path.unlink()
     assert Evaluation.read(tmp_path) is None
+
+
+def test_the_tables_are_there_as_csv_and_latex(page):
+    place = page.path.parent / "tables"
+    fits = json.loads((page.path.parents[1] / "fits.json").read_text())
+    with (place / "minima.csv").open() as file:
+        minima = list(csv.DictReader(file))
+    assert len(minima) == 6
+    assert float(minima[0]["params"]) == fits["objectives"]["mdm"]["minima"][0]["params"]
+    with (place / "runs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 24
+    with (place / "tests.csv").open() as file:
+        assert [row["law"] for row in csv.DictReader(file)] == ["params", "tokens", "loss"]
+    latex = (place / "tables.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    assert f"{fits['objectives']['mdm']['loss_law']['exponent']:.4f}" in latex
+    for line in latex.splitlines():
+        if line.endswith(r"\\"):
+            assert line.count("&") in (3, 6)
+
+
+def test_what_latex_would_take_for_markup_is_escaped():
+    assert escaped("a_b & 50% {x}") == r"a\_b \& 50\% \{x\}"
+
+
+def test_the_page_says_whether_exponents_differ_and_how_to_fit_again(page):
+    assert "Whether the exponents differ" in page.text
+    assert any("cannot be told apart" in cell or "they differ" in cell for cells in page.cells for cell in cells)
+    assert "unmask scaling fit points.csv --bootstrap 200 --seed 0" in page.text
+    assert "residuals.svg" in " ".join(link or "" for link in page.links)

@@ -21,7 +21,7 @@ def study():
 
 def test_every_figure_is_written_in_every_form(study, tmp_path):
     files = figures.save_all(*study, tmp_path)
-    assert set(files) == {"isoflop", "loss-compute"}
+    assert set(files) == {"isoflop", "loss-compute", "residuals"}
     for variants in files.values():
         assert set(variants) == {"wide-light", "wide-dark", "narrow-light", "narrow-dark", "png"}
         for name in variants.values():

@@ -51,7 +51,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequenc
 
 def name_of(objective: str) -> str:
     """An objective in its colour."""
-    return f'<span class="objective {text(objective)}">{text(numbers.label(objective))}</span>'
+    kind = objective.partition("@")[0]
+    return f'<span class="objective {text(kind)}">{text(numbers.label(objective))}</span>'
 
 
 def power(value: float) -> str:

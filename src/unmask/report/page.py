@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask.errors import UsageError
-from unmask.report import findings
+from unmask.report import findings, tables
 from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation
 from unmask.report.markup import (
     bullets,
@@ -43,6 +43,10 @@ FIGURES = {
         "Loss against compute. Diamonds are the minima above, lines the power laws through them with 95% bands, dots "
         "all other runs. The arrow spans the compute that one objective needs more than the other for the same loss."
     ),
+    "residuals": (
+        "How far each run lies from the parabola of its budget, stronger the larger the budget; the band is two "
+        "standard deviations of a run's noise as estimated. A pattern in size says that a parabola is the wrong curve."
+    ),
 }
 
 
@@ -70,6 +74,7 @@ def write_report(directory: Path, *, bootstrap: int = 1000, seed: int = 0) -> Pa
     report.mkdir(exist_ok=True)
     files = figures.save_all(study.points, fit, report / "figures")
     write_csv(study.points, report / "points.csv")
+    tables.write(study, fit, report / "tables")
     page = report / "index.html"
     page.write_text(page_html(study, fit, unfit, evaluation, files), encoding="utf-8")
     return page
@@ -89,12 +94,12 @@ def page_html(
             *(_figure(name, variants) for name, variants in files.items()),
             *(paragraph(*findings.comparison(gap)) for gap in (fit.gaps if fit else ())),
         ),
-        section("fits", "The fits", _minima_table(fit), _laws_table(fit)) if fit else "",
+        section("fits", "The fits", *_fits(fit)) if fit else "",
         section("temporal", "Text of the same period and later text", *_temporal(evaluation)) if evaluation else "",
         section("samples", "What the models write", *sample_figures(samples)),
         section("limits", "What this study can and cannot show", *_limits(study, fit)),
         section("runs", "The runs", *_runs(study)),
-        section("again", "How to make it again", *_again(study, evaluation)),
+        section("again", "How to make it again", *_again(study, fit, evaluation)),
     ]
     style = resources.files("unmask.report").joinpath("style.css").read_text(encoding="utf-8")
     return (
@@ -168,6 +173,75 @@ def _figure(name: str, files: dict[str, str]) -> str:
         f"</picture>\n<figcaption>{text(caption)} "
         f'<a href="figures/{files["wide-light"]}">SVG</a> <a href="figures/{files["png"]}">PNG</a></figcaption>\n'
         "</figure>"
+    )
+
+
+def _fits(fit: IsoflopFit) -> Iterable[str]:
+    yield _minima_table(fit)
+    yield _laws_table(fit)
+    yield _floors_table(fit)
+    yield _tests_table(fit)
+    yield paragraph(
+        'These tables as CSV: <a href="tables/minima.csv">minima</a>, <a href="tables/laws.csv">laws</a>, '
+        '<a href="tables/tests.csv">tests</a>; <a href="tables/tables.tex">as LaTeX</a>.',
+        kind="note",
+    )
+
+
+def _floors_table(fit: IsoflopFit) -> str:
+    """Laws with an irreducible loss, and what the laws say of a budget that is left out."""
+    rows: list[list[str]] = []
+    for name, each in fit.objectives.items():
+        law = each.loss_law_irreducible
+        if not each.left_out:
+            continue
+        count = len(each.left_out)
+        errors = [100 * sum(abs(one.loss_error) for one in each.left_out) / count]
+        errors += [100 * abs(each.left_out[-1].loss_error)]
+        rows.append(
+            [
+                name_of(name),
+                numbers.signed(law.irreducible, 3) if law else "–",
+                interval(law.irreducible_ci95, decimals(3)) if law else "–",
+                numbers.signed(law.exponent, 4) if law else "–",
+                interval(law.exponent_ci95, decimals(4)) if law else "–",
+                *(f"{error:.2f}%" for error in errors),
+            ]
+        )
+    heads = ["", "irreducible loss", "95% interval", "exponent", "95% interval", "left out", "largest left out"]
+    return (
+        paragraph(
+            "With an irreducible loss (it takes four budgets), and how far the plain law of the other budgets misses "
+            "the loss of one that is left out, on average and for the largest:",
+            kind="above-table",
+        )
+        + table(heads, rows)
+        if rows
+        else ""
+    )
+
+
+def _tests_table(fit: IsoflopFit) -> str:
+    """Whether the exponents of two objectives differ."""
+    what = {"params": "best size N", "tokens": "best tokens D", "loss": "best loss L"}
+    verdicts = {True: "they differ", False: "cannot be told apart", None: "unknown"}
+    rows = [
+        [
+            f"{name_of(test.objective)} and {name_of(test.baseline)}",
+            what[test.law],
+            numbers.signed(test.difference, 4),
+            interval(test.difference_ci95, decimals(4)),
+            "–" if test.p_value is None else f"{test.p_value:.3f}",
+            "–" if test.p_value_t is None else f"{test.p_value_t:.3f}",
+            verdicts[test.differ],
+        ]
+        for test in fit.tests
+    ]
+    heads = ["", "exponent of", "difference", "95% interval", "p", "p by t", ""]
+    return (
+        paragraph("Whether the exponents differ:", kind="above-table") + table(heads, rows, words=(0, 1, 6))
+        if rows
+        else ""
     )
 
 
@@ -317,7 +391,7 @@ def _runs(study: Study) -> Iterable[str]:
         yield paragraph(text(", ".join(study.pending)))
 
 
-def _again(study: Study, evaluation: Evaluation | None) -> Iterable[str]:
+def _again(study: Study, fit: IsoflopFit | None, evaluation: Evaluation | None) -> Iterable[str]:
     plan = study.plan
     starts = [run.start for run in study.finished if run.start]
     began = [start.get("time") for start in starts]
@@ -327,9 +401,14 @@ def _again(study: Study, evaluation: Evaluation | None) -> Iterable[str]:
         time += f", {' or '.join(map(str, at_once))} at a time"
     if evaluation and evaluation.seconds:
         time += f", {numbers.duration(evaluation.seconds)} of evaluation"
-    convention = "C = 6 N D, N without embeddings" if plan.flop_convention == "6nd" else text(plan.flop_convention)
+    conventions = {"6nd": "C = 6 N D, N without embeddings", "full": "C with attention and output head"}
+    convention = conventions.get(plan.flop_convention, text(plan.flop_convention))
     rows = [
         ("Command", f"<code>{text(plan.command)}</code>" if plan.command else ""),
+        (
+            "Fits",
+            f"<code>unmask scaling fit points.csv --bootstrap {fit.resamples} --seed {fit.seed}</code>" if fit else "",
+        ),
         ("Data", text(plan.corpus)),
         ("Machine", "<br>".join(_distinct(start.get("machine") for start in starts))),
         ("Versions", "<br>".join(_distinct(start.get("versions") for start in starts))),

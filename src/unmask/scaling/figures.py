@@ -18,7 +18,7 @@ import numpy as np
 from unmask.machine import set_up_environment
 from unmask.scaling import numbers
 from unmask.scaling import points as points_module
-from unmask.scaling.isoflop import IsoflopFit, Minimum, ObjectiveFit
+from unmask.scaling.isoflop import IsoflopFit, Minimum, ObjectiveFit, residuals
 from unmask.scaling.laws import Array, ComputeGap, PowerLaw
 from unmask.scaling.points import Point
 
@@ -121,6 +121,42 @@ def loss_compute_figure(
         return figure
 
 
+def residual_figure(
+    points: Sequence[Point], fit: IsoflopFit | None, *, shape: Shape = "wide", theme: Theme = LIGHT
+) -> Figure:
+    """A panel for each objective: how far each run lies from the parabola of its budget."""
+    groups = points_module.by_objective(points)
+    columns, rows = (len(groups), 1) if shape == "wide" else (1, len(groups))
+    size = (max(6.4, 4.7 * columns), 3.2) if shape == "wide" else (4.6, 2.8 * rows)
+    found = residuals(points, fit) if fit else []
+    with mpl.rc_context(cast(Any, _style(theme, shape))):
+        figure = _new_figure(size)
+        axes = cast(Any, figure).subplots(rows, columns, sharey=True, sharex=shape == "narrow", squeeze=False)
+        panels = cast("list[Axes]", [panel for row in axes for panel in row])
+        for number, (objective, panel) in enumerate(zip(groups, panels, strict=True)):
+            color = _color(theme, objective)
+            mine = [(point, value) for point, value in found if point.objective == objective]
+            panel.set_xscale("log")
+            panel.axhline(0, color=theme.faint, lw=1)
+            budgets = sorted({point.flops for point, _ in mine})
+            for point, value in mine:
+                shade = _mix(theme.paper, color, 0.45 + 0.55 * (budgets.index(point.flops) + 1) / len(budgets))
+                panel.plot(point.params, value, "o", ms=5, mew=0, color=shade)
+            std = fit.objectives[objective].noise_std if fit and objective in fit.objectives else None
+            if std:
+                panel.axhspan(-2 * std, 2 * std, color=color, alpha=0.1, lw=0)
+            panel.set_title(numbers.label(objective), color=color, loc="left", fontweight="bold")
+            panel.xaxis.set_major_formatter(FuncFormatter(_count_tick))
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.yaxis.set_major_locator(MaxNLocator(5))
+            panel.tick_params(labelleft=True)
+            if shape == "narrow" or number == 0:
+                panel.set_ylabel("run less parabola (nats)")
+            if shape == "wide" or number == len(panels) - 1:
+                panel.set_xlabel("non-embedding parameters N")
+        return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; the ending of `path` (.svg, .png) says as what. The same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +168,10 @@ def save(figure: Figure, path: Path) -> None:
 def save_all(points: Sequence[Point], fit: IsoflopFit | None, directory: Path) -> dict[str, dict[str, str]]:
     """Write every figure in every form; returns for each figure its files by variant ("wide-light", ..., "png")."""
     written: dict[str, dict[str, str]] = {}
-    for name, draw in (("isoflop", isoflop_figure), ("loss-compute", loss_compute_figure)):
+    drawn = {"isoflop": isoflop_figure, "loss-compute": loss_compute_figure}
+    if fit is not None and residuals(points, fit):
+        drawn["residuals"] = residual_figure
+    for name, draw in drawn.items():
         files: dict[str, str] = {}
         for shape in ("wide", "narrow"):
             for theme in (LIGHT, DARK):
@@ -315,7 +354,7 @@ def _geomspace(low: float, high: float) -> Array:
 
 
 def _color(theme: Theme, objective: str) -> str:
-    return theme.objectives.get(objective, theme.ink)
+    return theme.objectives.get(objective.partition("@")[0], theme.ink)
 
 
 def _mix(paper: str, color: str, share: float) -> tuple[float, float, float]:

@@ -9,8 +9,9 @@ LABELS = {"mdm": "MDM", "arm": "ARM", "mlm": "MLM", "span": "span corruption", "
 
 
 def label(objective: str) -> str:
-    """An objective as readers know it."""
-    return LABELS.get(objective, objective)
+    """An objective as readers know it; of one at a fixed rate ("mlm@0.3") with the rate."""
+    name, _, rate = objective.partition("@")
+    return LABELS.get(name, name) + (f" {float(rate):.0%}" if rate else "")
 
 
 def count(value: float) -> str:

@@ -58,6 +58,12 @@ class PlannedRun:
             f"run {self.name}",
         )
 
+    @property
+    def series(self) -> str:
+        """What is fitted as one: the objective, and with a fixed rate of masks also the rate."""
+        rate = self.settings.get("mask_rate")
+        return self.objective if rate is None else f"{self.objective}@{rate:g}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -72,6 +78,10 @@ class Plan:
     command: str = ""
     """What makes this study again."""
     flop_convention: str = "6nd"
+    recipe: str = "pretrain"
+    """What `unmask scaling run` trains with."""
+    data: str = ""
+    """Directory of the prepared corpus."""
 
     def __post_init__(self) -> None:
         names = [run.name for run in self.runs]

@@ -76,6 +76,8 @@ class FinishedRun:
     start: Record
     """The last `start` record, or nothing."""
     end: Record
+    convention: str | None = None
+    """How the plan counts FLOPs; None: as the run says."""
 
     @property
     def point(self) -> Point | None:
@@ -83,13 +85,13 @@ class FinishedRun:
         if self.end.get("loss") is None:
             return None
         return Point(
-            objective=self.plan.objective,
+            objective=self.plan.series,
             flops=float(self.plan.flops),
             params=float(self.end.get("params", self.plan.params)),
             tokens=float(self.end["tokens"]),
             loss=float(self.end["loss"]),
             unique_tokens=self.plan.unique_tokens,
-            convention=self.end.get("flop_convention"),
+            convention=self.convention or self.end.get("flop_convention"),
             name=self.plan.name,
         )
 
@@ -109,8 +111,18 @@ class Study:
 
     @property
     def points(self) -> list[Point]:
-        """The points of the finished runs that have a loss."""
-        return [point for run in self.finished if (point := run.point) is not None]
+        """The points of the finished runs that have a loss; of several learning rates the best one's."""
+        best: dict[tuple[object, ...], Point] = {}
+        for run in self.finished:
+            point = run.point
+            if point is None:
+                continue
+            plan = run.plan
+            rest = tuple(sorted((k, v) for k, v in plan.settings.items() if k != "learning_rate"))
+            key = (plan.series, plan.flops, plan.size, plan.seed, plan.batch_size, plan.length, rest)
+            if key not in best or point.loss < best[key].loss:
+                best[key] = point
+        return list(best.values())
 
     @classmethod
     def open(cls, directory: Path) -> Study:
@@ -125,8 +137,8 @@ class Study:
             end = _last(found, "end")
             if end is not None:
                 _check_same(run, place, end)
-                finished.append(FinishedRun(run, _last(found, "start") or {}, end))
-            elif (failure := _read_failure(place)) is not None:
+                finished.append(FinishedRun(run, _last(found, "start") or {}, end, plan.flop_convention))
+            elif (failure := failure_of(place)) is not None:
                 failed.append(failure)
             else:
                 pending.append(run.name)
@@ -174,10 +186,10 @@ def run_study(
         place = directory / "runs" / run.name
         if stopped.is_set():
             return
-        if _finished(run, place):
+        if is_finished(run, place):
             tell("skipped", number)
             return
-        before = _read_failure(place)
+        before = failure_of(place)
         if before is not None and before.attempts >= attempts:
             tell("given up", number, before.error)
             return
@@ -185,10 +197,10 @@ def run_study(
         try:
             run_one(run, place)
         except Exception as error:  # whatever one run dies of, the others go on
-            _write_failure(place, error, 1 + (before.attempts if before else 0))
+            record_failure(place, _one_line(error))
             tell("failed", number, _one_line(error))
             return
-        if not _finished(run, place):
+        if not is_finished(run, place):
             stopped.set()
             tell("interrupted", number)
             return
@@ -251,7 +263,7 @@ def _last(records: Sequence[Record], kind: str) -> Record | None:
     return next((record for record in reversed(records) if record["kind"] == kind), None)
 
 
-def _finished(run: PlannedRun, place: Path) -> bool:
+def is_finished(run: PlannedRun, place: Path) -> bool:
     """Whether the run in `place` has ended. Raises `UsageError` if it is another run."""
     end = _last(records.read(place / "metrics.jsonl"), "end")
     if end is not None:
@@ -307,15 +319,39 @@ def _read_sessions(directory: Path) -> tuple[Session, ...]:
         return ()
 
 
-def _write_failure(place: Path, error: BaseException, attempts: int) -> None:
+def record_failure(place: Path, error: str) -> Failure:
+    """Count one more failure of the run in `place`."""
+    before = failure_of(place)
+    failure = Failure(place.name, error, 1 + (before.attempts if before else 0))
     place.mkdir(parents=True, exist_ok=True)
-    record = {"error": _one_line(error), "attempts": attempts}
+    record = {"error": failure.error, "attempts": failure.attempts}
     (place / "failure.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return failure
 
 
-def _read_failure(place: Path) -> Failure | None:
+def failure_of(place: Path) -> Failure | None:
+    """How the run in `place` failed last, if it did."""
     try:
         record: Record = json.loads((place / "failure.json").read_text(encoding="utf-8"))
         return Failure(place.name, str(record["error"]), int(record["attempts"]))
     except (OSError, ValueError, KeyError):
         return None
+
+
+def progress_of(place: Path, run: PlannedRun) -> float:
+    """The share of its steps that a run has made, by its metrics."""
+    path = place / "metrics.jsonl"
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            lines = file.read().splitlines()
+    except OSError:
+        return 0.0
+    for line in reversed(lines):
+        try:
+            step = json.loads(line).get("step")
+        except (ValueError, AttributeError):
+            continue
+        if step is not None:
+            return min(int(step) / run.steps, 1.0)
+    return 0.0

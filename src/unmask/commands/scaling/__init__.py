@@ -6,18 +6,24 @@ from typing import Annotated
 
 import tyro
 
-from unmask.commands.scaling import fit, predict, report
+from unmask.commands.scaling import fit, plan, predict, report, run_study
 
 Options = (
-    Annotated[fit.Fit, tyro.conf.subcommand("fit")]
+    Annotated[plan.Plan, tyro.conf.subcommand("plan")]
+    | Annotated[run_study.Run, tyro.conf.subcommand("run")]
+    | Annotated[fit.Fit, tyro.conf.subcommand("fit")]
     | Annotated[predict.Predict, tyro.conf.subcommand("predict")]
     | Annotated[report.Report, tyro.conf.subcommand("report")]
 )
 
 
-def run(options: fit.Fit | predict.Predict | report.Report) -> None:
+def run(options: plan.Plan | run_study.Run | fit.Fit | predict.Predict | report.Report) -> None:
     """Do what the subcommand asks."""
-    if isinstance(options, fit.Fit):
+    if isinstance(options, plan.Plan):
+        plan.run(options)
+    elif isinstance(options, run_study.Run):
+        run_study.run(options)
+    elif isinstance(options, fit.Fit):
         fit.run(options)
     elif isinstance(options, predict.Predict):
         predict.run(options)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from unmask import sizes
+from unmask.errors import UsageError
+from unmask.scaling.design import Design, bracketing_sizes, expected_size, memory_bytes
+from unmask.scaling.law_sources import paper
+from unmask.scaling.plan import Plan
+from unmask.scaling.timing import Measured, estimate, read, write
+
+SMALL = ("33K", "131K", "307K")
+BASE = Design(budgets=(1e12, 4e12), sizes=SMALL, batch_size=8, length=64)
+
+
+def test_the_chosen_sizes_bracket_the_minimum_that_the_law_expects():
+    design = Design(budgets=(1e19, 1e20), batch_size=256, length=2048)
+    runs = design.runs(paper().rows)
+    for flops in design.budgets:
+        for objective in design.objectives:
+            chosen = [run.params for run in runs if (run.flops, run.objective) == (flops, objective)]
+            best = expected_size(flops, objective, paper().rows)
+            assert len(chosen) == 5
+            assert min(chosen) < best / 2
+            assert max(chosen) > best * 2
+    # the paper's MDM is about half as large
+    mdm, arm = (expected_size(1e20, name, paper().rows) for name in ("mdm", "arm"))
+    assert mdm / arm == pytest.approx(0.5, abs=0.05)
+
+
+def test_an_objective_without_a_law_goes_by_that_of_the_mdm():
+    rows = paper().rows
+    assert expected_size(1e19, "mlm", rows) == expected_size(1e19, "mdm", rows)
+    assert expected_size(1e19, "mlm", None) is None
+
+
+@pytest.mark.parametrize("expected", [1e5, 3e6, 1e9])
+def test_bracketing_sizes_are_distinct_and_around_the_expected_one(expected):
+    chosen = [sizes.lookup(name).params for name in bracketing_sizes(expected, 5, 4.0)]
+    assert len(set(chosen)) == len(chosen) == 5
+    assert min(chosen) < expected < max(chosen)
+
+
+def test_steps_spend_the_budget_as_it_is_counted():
+    for convention in ("6nd", "full"):
+        design = dataclasses.replace(BASE, convention=convention, objectives=("mdm", "arm", "mlm"), vocab_size=512)
+        for run in design.runs():
+            per_token = design.flops_per_token(sizes.lookup(run.size), run.objective, 0.15)
+            assert run.steps == int(run.flops / (per_token * 8 * 64))
+            if convention == "6nd":
+                assert per_token == 6 * run.params
+            else:
+                assert per_token > 6 * run.params
+
+
+def test_rates_are_an_axis_of_objectives_that_mask_at_a_fixed_rate_alone():
+    design = dataclasses.replace(BASE, budgets=(1e12,), objectives=("mdm", "mlm"), mask_rates=(0.15, 0.5))
+    runs = design.runs()
+    assert sorted({run.series for run in runs}) == ["mdm", "mlm@0.15", "mlm@0.5"]
+    assert sum(run.series == "mdm" for run in runs) == 3
+    assert {run.settings.get("mask_rate") for run in runs if run.objective == "mlm"} == {0.15, 0.5}
+
+
+def test_seeds_rates_and_limits_of_data_make_runs_of_their_own_names():
+    design = dataclasses.replace(
+        BASE, seeds=(0, 1), learning_rates=(1e-3, 2e-3), unique_tokens=(10_000, 50_000), corpus_tokens=60_000
+    )
+    runs = design.runs()
+    assert len(runs) == len({run.name for run in runs}) == 2 * 3 * 2 * 2 * 2 * 2
+    assert {run.unique_tokens for run in runs} == {10_000, 50_000}
+    assert all(run.settings["unique_tokens"] == run.unique_tokens for run in runs)
+    Plan(runs)
+
+
+def test_runs_that_repeat_the_whole_corpus_say_how_much_there_is():
+    with pytest.raises(UsageError, match=r"tokens are more than the 100000 of the corpus: allow repeats"):
+        dataclasses.replace(BASE, corpus_tokens=100_000).runs()
+    runs = dataclasses.replace(BASE, corpus_tokens=100_000, allow_repeats=True).runs()
+    assert all(run.unique_tokens == (100_000 if run.tokens > 100_000 else None) for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"sizes": ("33K", "131K")}, "sizes 33K 131K must be at least 3 different ones"),
+        ({"sizes": (), "sizes_per_budget": 2}, "sizes_per_budget 2 must be at least 3"),
+        ({"sizes": ()}, "mdm at 1e.12 FLOPs: the best size is expected near .* named sizes lie below it"),
+        ({"budgets": (1e6,)}, "0 steps are too few"),
+        ({"settings": {"warmup_steps": 10**6}}, "no more than the warm-up of 1000000"),
+        ({"objectives": ("mdn",)}, "unknown objective 'mdn': did you mean 'mdm'"),
+        ({"budgets": ()}, "budgets .* must be positive"),
+        ({"budgets": (1e12, 1e12)}, "must differ"),
+        ({"convention": "7nd"}, "unknown FLOP convention '7nd'"),
+        ({"span": 1.0}, "span 1.0 must be above 1"),
+        ({"seeds": ()}, "no seed"),
+        ({"mask_rates": (1.5,)}, "mask_rates"),
+        ({"sizes": ("33K", "131K", "99Q")}, "unknown size '99Q'"),
+        ({"unique_tokens": (10,)}, "unique_tokens 10 must hold a sequence of 64"),
+        ({"unique_tokens": (1000,), "corpus_tokens": 500}, "are more than the 500 of the corpus"),
+        ({"batch_size": 0, "settings": {}}, "batch_size"),
+    ],
+)
+def test_a_plan_that_cannot_show_what_it_is_for_is_refused_in_one_line(fields, told):
+    with pytest.raises(UsageError, match=told) as error:
+        dataclasses.replace(BASE, **fields).runs(paper().rows)
+    assert "\n" not in str(error.value)
+
+
+def test_memory_grows_with_the_size_the_batch_and_the_vocabulary():
+    size = sizes.lookup("170M")
+    base = memory_bytes(size, vocab_size=32000, length=2048, rows=1)
+    assert base > 16 * (size.params + 2 * 32000 * 768)
+    assert memory_bytes(size, vocab_size=32000, length=2048, rows=8) > base
+    assert memory_bytes(size, vocab_size=64000, length=2048, rows=1) > base
+
+
+def test_times_follow_the_flops_between_what_was_measured(tmp_path):
+    runs = dataclasses.replace(BASE, objectives=("mdm",)).runs()
+    measured = [Measured("mdm", "33K", 8, 64, 0.01), Measured("mdm", "307K", 8, 64, 0.05)]
+    seconds = estimate(runs, measured, 512)
+    for run in runs:
+        per_step = seconds[run.name] / run.steps
+        expected = {"33K": 0.01, "307K": 0.05}.get(run.size)
+        assert expected is None or per_step == pytest.approx(expected)
+        assert per_step * 1.0001 >= 0.01
+        assert per_step <= 0.0501
+    write(tmp_path, measured)
+    assert read(tmp_path) == measured
+    (tmp_path / "timing.json").write_text('{"machine": "another"}')
+    assert read(tmp_path) == []
+    assert estimate(runs, [Measured("arm", "33K", 8, 64, 0.01)], 512) == {}
