@@ -122,7 +122,7 @@ class RunConfig:
     data: str = ""
     """Directory made by `unmask prepare`."""
     unique_tokens: int | None = None
-    """Train on only so many tokens of the corpus, the first of it, and repeat them. None: on all of it."""
+    """Train on only so many tokens, taken from all over the corpus, and repeat them. None: on the whole corpus."""
     objective: str = "mdm"
     """What is corrupted and scored: mdm, arm, mlm, span or any_order."""
     size: str = "6M"

@@ -44,6 +44,27 @@ def test_an_epoch_is_a_permutation_of_all_windows_and_each_epoch_another():
     assert steps.epoch(1000) == 7
 
 
+def epoch_of(steps):
+    return {number for step in range(-(-steps.windows // 7)) for number in window_numbers(steps[step])}
+
+
+def test_an_epoch_of_limited_tokens_has_only_so_many_from_all_over_the_corpus_whatever_the_seed():
+    few, more = batches(unique_tokens=145), batches(unique_tokens=700)
+    assert (few.windows, more.windows) == (14, 70)
+    assert len(epoch_of(few)) == 14
+    assert len(epoch_of(more)) == 70
+    assert epoch_of(few) < epoch_of(more)
+    assert epoch_of(few) == epoch_of(batches(unique_tokens=145, seed=4))
+    assert 300 < np.mean(list(epoch_of(more))) < 700
+    assert few.epoch(4) == 2
+
+
+@pytest.mark.parametrize("unique", [9, 10_008])
+def test_limited_tokens_are_at_least_a_window_and_no_more_than_the_corpus_has(unique):
+    with pytest.raises(UsageError, match=rf"unique_tokens {unique} must be from 10, one window, to the 10007"):
+        batches(unique_tokens=unique)
+
+
 def test_the_seed_alone_decides_the_order():
     assert (batches()[11] == batches()[11]).all()
     assert (batches()[11] != batches(seed=4)[11]).any()

@@ -144,9 +144,12 @@ def test_several_runs_at_a_time_are_all_made_once_and_counted_once(tmp_path):
 def test_of_several_runs_at_a_time_the_costly_ones_begin_first(tmp_path):
     plan = Plan(synthetic.plan().runs[:6])
     begun: list[str] = []
+    both = threading.Barrier(2)
 
     def note(run, place):
         begun.append(run.name)
+        if len(begun) <= 2:
+            both.wait(timeout=60)
         run_one(run, place)
 
     costs = {run.name: cost for run, cost in zip(plan.runs, (1, 2, 3, 40, 50, 6), strict=True)}

@@ -35,11 +35,11 @@ class Tokens(Protocol):
 class _Windows:
     """The windows of a split, as grain reads them."""
 
-    def __init__(self, source: Tokens, length: int, windows: int) -> None:
-        self._source, self._length, self._windows = source, length, windows
+    def __init__(self, source: Tokens, length: int) -> None:
+        self._source, self._length = source, length
 
     def __len__(self) -> int:
-        return self._windows
+        return len(self._source) // self._length
 
     def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
         return self._source[index * self._length : (index + 1) * self._length].astype(np.int64)
@@ -62,8 +62,9 @@ class Batches:
     """`batches[step]` is this process's part of the global batch of `step`: int64 tokens of shape (B, T).
 
     `rows` are its rows of the global batch (all, by default); windows that fill no batch at the end of an epoch go
-    into one with the first of the next epoch. `limit` keeps to the first so many tokens of `source`. Raises
-    `UnmaskError` if `source` is shorter than one window and `UsageError` for numbers that make no batch.
+    into one with the first of the next epoch. With `unique_tokens` an epoch has only so many: windows from all over
+    `source`, the same ones for every seed, and of fewer tokens a part of those of more. Raises `UnmaskError` if
+    `source` is shorter than one window and `UsageError` for numbers that make no batch.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Batches:
         batch_size: int,
         seed: int,
         rows: slice | None = None,
-        limit: int | None = None,
+        unique_tokens: int | None = None,
     ) -> None:
         if length < 1 or batch_size < 1:
             raise UsageError(f"length {length} and batch_size {batch_size} must be at least 1")
@@ -86,14 +87,17 @@ class Batches:
             raise UnmaskError(
                 f"{len(source)} tokens are less than one window of {length}: lower the length, or prepare more text"
             )
-        tokens = len(source) if limit is None else min(limit, len(source))
-        if tokens < length:
-            raise UsageError(f"unique_tokens {limit} are less than one window of {length}: raise them")
+        if unique_tokens is not None and not length <= unique_tokens <= len(source):
+            raise UsageError(
+                f"unique_tokens {unique_tokens} must be from {length}, one window, to the {len(source)} of the corpus"
+            )
         self.batch_size = batch_size
         """Rows of the global batch."""
-        self.windows = tokens // length
+        self.windows = (unique_tokens or len(source)) // length
         """Windows of an epoch."""
-        windows = _grain().MapDataset.source(_Windows(source, length, self.windows))
+        windows = _grain().MapDataset.source(_Windows(source, length))
+        if unique_tokens is not None:
+            windows = windows.shuffle(seed=derived_seed(0, "unique tokens") % 2**32).slice(slice(self.windows))
         self._shuffled = windows.shuffle(seed=derived_seed(seed, "windows") % 2**32).repeat()
 
     def __getitem__(self, step: int) -> npt.NDArray[np.int64]:

@@ -193,9 +193,6 @@ class Design:
             settings["unique_tokens"] = unique
         if problems:
             return None
-        limited = (
-            unique if unique is not None else (available if available is not None and tokens > available else None)
-        )
         parts = [objective + (f"@{rate:g}" if objective in RATED else ""), f"{flops:.4g}", name]
         if learning_rate is not None and len(self.learning_rates) > 1:
             parts.append(f"lr{learning_rate:g}")
@@ -217,7 +214,7 @@ class Design:
             batch_size=self.batch_size,
             length=self.length,
             seed=seed,
-            unique_tokens=limited,
+            unique_tokens=available,
             settings=settings,
         )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from unmask.scaling.plan import Plan, PlannedRun
 from unmask.scaling.study import Study, failure_of, is_finished, progress_of, record_failure
 
 POLL_SECONDS = 0.2
+"""Time between two looks at processes of this machine."""
 LOCK = "runner.lock"
 
 
@@ -50,6 +52,11 @@ class Backend(Protocol):
         """How many runs are handed over before it waits."""
         ...
 
+    @property
+    def poll_seconds(self) -> float:
+        """Time between two looks at its runs."""
+        ...
+
     def start(self, runs: Sequence[tuple[PlannedRun, Path]]) -> Sequence[Handle]:
         """Start runs in their directories, or go on with them."""
         ...
@@ -62,35 +69,37 @@ class Overview:
     plan: Plan
     weights: dict[str, float]
     """What each run costs, in seconds or FLOPs."""
+    shares: dict[str, float] = field(default_factory=dict[str, float])
+    """What is done of each run that is not finished."""
     finished: set[str] = field(default_factory=set[str])
     failed: dict[str, str] = field(default_factory=dict[str, str])
-    running: dict[str, float] = field(default_factory=dict[str, float])
-    """The share that is done of each run under way."""
+    """Why runs failed last, until they finish."""
+    running: set[str] = field(default_factory=set[str])
     waiting: set[str] = field(default_factory=set[str])
     """Runs that another process is still making."""
+    given_up: set[str] = field(default_factory=set[str])
     started: float = field(default_factory=time.monotonic)
     done_before: float = 0.0
     """Share of the whole that was done when this runner began."""
 
     @property
-    def total(self) -> float:
-        """What the whole plan costs."""
-        return sum(self.weights.values())
-
-    @property
     def done(self) -> float:
         """Share of the whole that is done."""
         over = sum(self.weights[name] for name in self.finished)
-        return (over + sum(self.weights[name] * share for name, share in self.running.items())) / self.total
+        return (over + sum(self.weights[name] * share for name, share in self.shares.items())) / self._total
 
     @property
     def seconds_left(self) -> float | None:
         """By the pace since this runner began; None before there is one."""
         gained = self.done - self.done_before
-        given_up = sum(self.weights[name] for name in self.failed if name not in self.running) / self.total
         if gained <= 1e-9:
             return None
-        return (time.monotonic() - self.started) / gained * max(1 - self.done - given_up, 0)
+        left = sum(self.weights[name] * (1 - share) for name, share in self.shares.items() if name not in self.given_up)
+        return (time.monotonic() - self.started) / gained * left / self._total
+
+    @property
+    def _total(self) -> float:
+        return sum(self.weights.values())
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class LocalBackend:
         self, plan: Plan, directory: Path, *, slots: int, threads: int, gpus: Sequence[str] = (), processes: int = 1
     ):
         self._plan, self._directory = plan, directory
-        self.at_once = slots
+        self.at_once, self.poll_seconds = slots, POLL_SECONDS
         self._threads, self._processes = threads, processes
         self._gpus = list(gpus)
 
@@ -178,96 +187,141 @@ def run_plan(
     SIGINT and SIGTERM ask the runs under way to save and end, and then end the study; the same call goes on from there.
     Raises `UsageError` while another runner is at work on the study, or if it holds other runs under these names.
     """
-    with _held(directory), _stop_flag() as stop:
+    with _held(directory), _stop_flag() as stopping:
         overview = Overview(plan, weights or {run.name: run.flops for run in plan.runs})
-
-        def tell(kind: str, run: PlannedRun, detail: str = "") -> None:
-            if on_event is not None:
-                on_event(Event(kind, run, detail), overview)
-
-        pending: list[PlannedRun] = []
-        for run in plan.runs:
-            place = directory / "runs" / run.name
-            before = failure_of(place)
-            if is_finished(run, place):
-                overview.finished.add(run.name)
-                tell("skipped", run)
-            elif before is not None and before.attempts >= attempts:
-                overview.failed[run.name] = before.error
-                tell("given up", run, before.error)
+        runner = _Runner(directory, backend, attempts, overview, on_event or (lambda event, overview: None))
+        runner.look()
+        while runner.at_work or (runner.pending and not stopping()):
+            if stopping():
+                runner.let_go()
             else:
-                pending.append(run)
-        overview.done_before = overview.done + sum(
-            overview.weights[run.name] * progress_of(directory / "runs" / run.name, run) for run in pending
-        ) / max(overview.total, 1e-300)
-
-        handles: dict[str, tuple[PlannedRun, Handle]] = {}
-        asked = False
-        while (pending and not stop()) or handles:
-            if stop() and not asked:
-                asked = True
-                for name, (run, handle) in list(handles.items()):
-                    if not handle.stop():
-                        del handles[name], overview.running[name]
-                        tell("left", run)
-            starting: list[PlannedRun] = []
-            while pending and len(handles) + len(starting) < backend.at_once and not stop():
-                run = _next(pending, directory, overview, tell)
-                if run is None:
-                    break
-                pending.remove(run)
-                starting.append(run)
-            if starting:
-                begun = backend.start([(run, directory / "runs" / run.name) for run in starting])
-                for run, handle in zip(starting, begun, strict=True):
-                    handles[run.name] = (run, handle)
-                    overview.running[run.name] = 0.0
-                    tell("started", run)
-            time.sleep(POLL_SECONDS)
-            for name, (run, handle) in list(handles.items()):
-                place = directory / "runs" / name
-                overview.running[name] = progress_of(place, run)
-                outcome = handle.poll()
-                if outcome is None:
-                    continue
-                del handles[name], overview.running[name]
-                if is_finished(run, place):
-                    (place / "failure.json").unlink(missing_ok=True)
-                    overview.failed.pop(name, None)
-                    overview.finished.add(name)
-                    tell("finished", run)
-                elif stop():
-                    tell("interrupted", run)
-                else:
-                    reason = outcome or "it stopped before its end"
-                    failed = record_failure(place, reason)
-                    overview.failed[name] = reason
-                    again = failed.attempts < attempts
-                    if again:
-                        pending.append(run)  # after all others
-                    tell("failed" if again else "given up", run, reason)
+                runner.start()
+            time.sleep(backend.poll_seconds)
+            runner.collect(stopping=stopping())
             if on_tick is not None:
                 on_tick(overview)
     return Study.open(directory)
 
 
+class _Runner:
+    """What `run_plan` does, one step at a time."""
+
+    def __init__(
+        self,
+        directory: Path,
+        backend: Backend,
+        attempts: int,
+        overview: Overview,
+        on_event: Callable[[Event, Overview], None],
+    ) -> None:
+        self._directory, self._backend, self._attempts = directory, backend, attempts
+        self._overview, self._on_event = overview, on_event
+        self._handles: dict[str, tuple[PlannedRun, Handle]] = {}
+        self._asked: set[str] = set()
+        self.pending: list[PlannedRun] = []
+        """Runs to be started, in this order."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether runs are under way."""
+        return bool(self._handles)
+
+    def look(self) -> None:
+        """See which runs are finished, which have failed too often, and how far the others are."""
+        overview = self._overview
+        for run in overview.plan.runs:
+            if is_finished(run, self._place(run)):
+                overview.finished.add(run.name)
+                self._tell("skipped", run)
+                continue
+            overview.shares[run.name] = progress_of(self._place(run), run)
+            before = failure_of(self._place(run))
+            if before is not None and before.attempts >= self._attempts:
+                self._give_up(run, before.error)
+            else:
+                self.pending.append(run)
+        overview.done_before = overview.done
+
+    def start(self) -> None:
+        """Start as many pending runs as there is room for."""
+        room = self._backend.at_once - len(self._handles)
+        free = (run for run in self.pending if not self._is_made_by_another(run))
+        starting = list(itertools.islice(free, room))
+        if not starting:
+            return
+        handles = self._backend.start([(run, self._place(run)) for run in starting])
+        for run, handle in zip(starting, handles, strict=True):
+            self.pending.remove(run)
+            self._handles[run.name] = (run, handle)
+            self._overview.running.add(run.name)
+            self._tell("started", run)
+
+    def let_go(self) -> None:
+        """Ask the runs under way to save and end; those that go on without the runner are left."""
+        for name, (run, handle) in list(self._handles.items()):
+            if name not in self._asked:
+                self._asked.add(name)
+                if not handle.stop():
+                    self._forget(run)
+                    self._tell("left", run)
+
+    def collect(self, *, stopping: bool) -> None:
+        """See how far the runs are, and what came of those that have ended."""
+        overview = self._overview
+        for run, handle in list(self._handles.values()):
+            outcome = handle.poll()
+            overview.shares[run.name] = progress_of(self._place(run), run)
+            if outcome is None:
+                continue
+            self._forget(run)
+            if is_finished(run, self._place(run)):
+                (self._place(run) / "failure.json").unlink(missing_ok=True)
+                overview.failed.pop(run.name, None)
+                del overview.shares[run.name]
+                overview.finished.add(run.name)
+                self._tell("finished", run)
+            elif stopping:
+                self.pending.append(run)
+                self._tell("interrupted", run)
+            else:
+                failure = record_failure(self._place(run), outcome or "it stopped before its end")
+                if failure.attempts >= self._attempts:
+                    self._give_up(run, failure.error)
+                else:
+                    overview.failed[run.name] = failure.error
+                    self.pending.append(run)  # after all others
+                    self._tell("failed", run, failure.error)
+
+    def _place(self, run: PlannedRun) -> Path:
+        return self._directory / "runs" / run.name
+
+    def _tell(self, kind: str, run: PlannedRun, detail: str = "") -> None:
+        self._on_event(Event(kind, run, detail), self._overview)
+
+    def _give_up(self, run: PlannedRun, error: str) -> None:
+        self._overview.failed[run.name] = error
+        self._overview.given_up.add(run.name)
+        self._tell("given up", run, error)
+
+    def _forget(self, run: PlannedRun) -> None:
+        del self._handles[run.name]
+        self._overview.running.discard(run.name)
+
+    def _is_made_by_another(self, run: PlannedRun) -> bool:
+        """Whether a training that outlived an earlier runner still holds the run."""
+        waiting = self._overview.waiting
+        if not _in_use(self._place(run)):
+            waiting.discard(run.name)
+            return False
+        if run.name not in waiting:
+            waiting.add(run.name)
+            self._tell("waiting", run)
+        return True
+
+
 def log_path(directory: Path, run: PlannedRun) -> Path:
     """Where the words of a run go."""
     return directory / "logs" / f"{run.name}.log"
-
-
-def _next(
-    pending: Sequence[PlannedRun], directory: Path, overview: Overview, tell: Callable[[str, PlannedRun], None]
-) -> PlannedRun | None:
-    """The first pending run that no process left over from an earlier runner is still making."""
-    for run in pending:
-        if not _in_use(directory / "runs" / run.name):
-            overview.waiting.discard(run.name)
-            return run
-        if run.name not in overview.waiting:
-            overview.waiting.add(run.name)
-            tell("waiting", run)
-    return None
 
 
 def _in_use(place: Path) -> bool:
@@ -310,7 +364,7 @@ def _stop_flag() -> Generator[Callable[[], bool]]:
 
     def note(number: int, _: object) -> None:
         asked.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
@@ -322,4 +376,4 @@ def _stop_flag() -> Generator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         for number in numbers:
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])

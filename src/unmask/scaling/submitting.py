@@ -116,6 +116,11 @@ class SubmititBackend:
         """How many runs the runner hands over before it waits."""
         return self.slots if self.cluster == "local" else 10**6
 
+    @property
+    def poll_seconds(self) -> float:
+        """A cluster's scheduler and file system are asked less often."""
+        return 0.2 if self.cluster == "local" else 2.0
+
     def start(self, runs: Sequence[tuple[PlannedRun, Path]]) -> list[SubmittedRun]:
         """Submit runs, as one array where there are several; jobs that an earlier runner submitted are taken up."""
         known = self._known()

@@ -70,7 +70,7 @@ def train(
             batch_size=run.batch_size,
             seed=seeding.derived_seed(run.seed, "data order"),
             rows=slice(rows.start, rows.start + run.batch_size // world.size),
-            limit=run.unique_tokens,
+            unique_tokens=run.unique_tokens,
         )
         validation = Validation.open(run, corpus)
         claim = run_directory.claimed(directory, run, corpus, resume=resume, world=world)

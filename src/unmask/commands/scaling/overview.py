@@ -61,7 +61,8 @@ class OverviewDisplay:
     def render(self, overview: Overview) -> Group:
         """A bar for the whole study and one for each run under way."""
         table = Table.grid(padding=(0, 2))
-        for name, share in overview.running.items():
+        for name in sorted(overview.running):
+            share = overview.shares[name]
             table.add_row(Text(name), ProgressBar(total=1.0, completed=share, width=30), Text(f"{100 * share:.0f}%"))
         total = Table.grid(padding=(0, 2))
         count = f"{len(overview.finished)} of {len(overview.plan.runs)} runs"
