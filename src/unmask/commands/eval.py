@@ -1,0 +1,163 @@
+"""`unmask eval`: benchmark tasks through lm-evaluation-harness, with the estimator's error and cost."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import tyro
+
+from unmask.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate a model on benchmark tasks, by lm-evaluation-harness's own task definitions.
+
+    An MDM's answers are scored by the bound on their likelihood, exactly where that is cheap; an ARM's exactly. The
+    table gives two errors: of the choice of items, and of the choice of masks.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Model directory or directory of a training run; hf:NAME_OR_DIR is a causal model of Hugging Face."""
+    tasks: str
+    """Names of tasks in the harness, separated by commas; paper stands for the eight of the paper."""
+    data_dir: Path | None = None
+    """Local data, as DIR/<dataset_path>[/<dataset_name>]/<split>.jsonl[.xz]|.parquet|.arrow. None: the hub's."""
+    estimator: str = "auto"
+    """exact (all sets of masks), stratified, mc (the paper's), chain (left to right), or auto: exact if cheap."""
+    num_samples: int = 128
+    """Draws of masks; for auto, the most network calls that exact may take."""
+    guidance: float = 0.0
+    """Weight w of unsupervised classifier-free guidance; above 0 it takes twice the network calls."""
+    adaptive: float | None = None
+    """Stop drawing for options that are more than so many standard errors behind their question's best."""
+    limit: int | None = None
+    """Evaluate the first items only."""
+    num_fewshot: int | None = None
+    """Worked examples in each prompt; None leaves it to the task."""
+    apply_chat_template: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Put each prompt into the model's chat template."""
+    sampler: str | None = None
+    """How texts are written where a task asks for them."""
+    steps: int | None = None
+    """Of that sampler; None is one for each token."""
+    max_gen_toks: int = 256
+    """Most tokens of such a text, unless the task says."""
+    search_lengths: int = 8
+    """LAMBADA's greedy answers are also searched for without telling their length, up to so many tokens; 0: not."""
+    seed: int = 0
+    """Of the masks."""
+    batch_size: int | None = None
+    """Rows in a batch; None goes by the memory. Changes nothing but memory and speed."""
+    device: str = "auto"
+    """Where to run: auto, cpu, cuda."""
+    model_args: str = ""
+    """For hf:, further arguments of the harness's class, such as gguf_file=model.gguf."""
+    json: Path | None = None
+    """Write the harness's result with our columns to this file; - prints it instead of the table."""
+    log_samples: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Keep every document and answer in the file."""
+
+
+def run(options: Options) -> None:
+    """Evaluate, and print one row for each metric."""
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit}: must be at least 1 item")
+    from unmask.evals.evaluate import PAPER_TASKS, Run, evaluate, require_harness, write
+
+    require_harness()
+
+    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    tasks = tuple(each for name in names for each in (PAPER_TASKS if name == "paper" else (name,)))
+    model = make_model(options)
+    job = Run(tasks, options.data_dir, options.limit, options.num_fewshot, options.apply_chat_template)
+    result = evaluate(model, job, name=options.model)
+    if options.json is not None and str(options.json) == "-":
+        print(json_format.dumps(result["unmask"], indent=1, default=str))
+        return
+    if options.json is not None:
+        write(result, options.json, samples=options.log_samples)
+    print_table(result["unmask"])
+
+
+def make_model(options: Options) -> Any:
+    """The model as the harness wants it."""
+    if options.model.startswith("hf:"):
+        if options.guidance or options.estimator not in ("auto", "exact"):
+            raise UsageError("--guidance, --estimator: a Hugging Face causal model has no mask token: leave them out")
+        from lm_eval import utils
+        from lm_eval.api.registry import get_model
+
+        device = None if options.device == "auto" else options.device
+        arguments: dict[str, Any] = {
+            "pretrained": options.model.removeprefix("hf:"),
+            "batch_size": options.batch_size or 16,
+            "device": device,
+            **cast("Any", utils).simple_parse_args_string(options.model_args),
+        }
+        return get_model("hf")(**arguments)
+    from unmask.evals.harness import UnmaskLM
+
+    return UnmaskLM(
+        options.model,
+        guidance=options.guidance,
+        estimator=options.estimator,
+        num_samples=options.num_samples,
+        adaptive=options.adaptive,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        device=options.device,
+        max_gen_toks=options.max_gen_toks,
+        sampler=options.sampler,
+        steps=options.steps,
+        search_lengths=options.search_lengths,
+    )
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    """One row for each metric of each task."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    for title in ("value", "± items", "± masks", "items", "calls", "seconds"):
+        table.add_column(title, justify="right", no_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(highlight=False, soft_wrap=True, width=200)
+    for task, figures in summary["tasks"].items():
+        first = True
+        for metric, each in figures["metrics"].items():
+            ends = [figures["items"], figures["network_calls"], figures["seconds"]] if first else [None] * 3
+            table.add_row(
+                task if first else "",
+                metric,
+                *(_figure(each[key]) for key in ("value", "stderr_items", "stderr_estimate")),
+                "" if ends[0] is None else f"{ends[0]:,}",
+                "" if ends[1] is None else f"{ends[1]:,}",
+                "" if ends[2] is None else f"{ends[2]:.1f}",
+            )
+            first = False
+    console.print(table)
+    for task, figures in summary["tasks"].items():
+        if figures["split"] not in ("test", "validation"):
+            console.print(f"{task}: evaluated on {figures['split']}")
+        if figures["truncated"]:
+            console.print(f"{task}: {figures['truncated']:,} prompts were cut on the left to fit the context")
+        if figures["errors"]:
+            first_error = figures["errors"][0]
+            console.print(
+                f"{task}: {len(figures['errors']):,} items could not be scored and are left out; "
+                f"item {first_error['doc_id']}: {first_error['error']}"
+            )
+        if figures["calls_saved"]:
+            console.print(f"{task}: {figures['calls_saved']:,} network calls saved by stopping early")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"

@@ -1,0 +1,288 @@
+"""Run benchmark tasks through lm-evaluation-harness, and add what it does not tell: the estimator's error and cost.
+
+The result is the harness's own JSON with one more part, `unmask`:
+
+    {"format": "unmask-eval-1", "model": "runs/first", "machine": "...", "settings": {...},
+     "tasks": {"piqa": {"dataset": "baber/piqa", "split": "validation", "items": 1838, "network_calls": 229384,
+                        "seconds": 61.2, "truncated": 0, "calls_saved": 0, "errors": [],
+                        "metrics": {"acc": {"value": 0.61, "stderr_items": 0.011, "stderr_estimate": 0.002}, ...}}},
+     "items": {"piqa": {"doc_id": [0, 1, ...], "acc": [1.0, 0.0, ...], ...}}}
+
+`stderr_items` is the sampling error of the items, `stderr_estimate` what the choice of masks adds: the two are
+independent. Items that can't be scored (an answer without tokens, or longer than the context) are left out and listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from unmask import machine
+from unmask.errors import UnmaskError, UsageError
+from unmask.evals.offline import TaskData, load_tasks
+
+if TYPE_CHECKING:
+    from unmask.evals.harness import Record, UnmaskLM
+
+FORMAT = "unmask-eval-1"
+PAPER_TASKS = (
+    "hellaswag",
+    "openbookqa",
+    "arc_easy",
+    "boolq",
+    "piqa",
+    "social_iqa",
+    "race",
+    "lambada_openai",
+)
+"""The eight of the paper, by their names in the harness."""
+REPLICATES = 500
+"""Draws of the option scores from their errors, to see how often the choice changes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to evaluate."""
+
+    tasks: tuple[str, ...]
+    data_dir: Path | None = None
+    limit: int | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    documents: dict[str, list[int]] | None = None
+    """For some tasks the documents to evaluate, in place of the first `limit`."""
+
+
+def require_harness() -> None:
+    """Raise `UsageError` if lm-eval is not there; quiet its dozens of progress bars, as ours says how far it is."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UsageError("lm-eval is not installed: pip install 'unmask[eval]'")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def evaluate(model: Any, run: Run, *, name: str = "") -> dict[str, Any]:
+    """Evaluate an `UnmaskLM`, or any other model of the harness, and return the result.
+
+    Raises `UsageError` on an unknown task, a limit below 1, data that is not there, or no item that can be scored.
+    """
+    if not run.tasks:
+        raise UsageError("--tasks: name at least one task")
+    if run.limit is not None and run.limit < 1:
+        raise UsageError(f"--limit {run.limit}: must be at least 1 item")
+    if run.num_fewshot is not None and run.num_fewshot < 0:
+        raise UsageError(f"--num-fewshot {run.num_fewshot}: must not be negative")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    from lm_eval import evaluator
+
+    from unmask.evals.harness import UnmaskLM
+
+    tasks, data = load_tasks(run.tasks, run.data_dir)
+    documents = {task: _documents(task, data[task].documents, run) for task in data}
+    ours = model if isinstance(model, UnmaskLM) else None
+    errors: dict[str, list[dict[str, Any]]] = {task: [] for task in data}
+    begun = time.perf_counter()
+    while True:
+        if ours is not None:
+            ours.log.records.clear()
+        with contextlib.redirect_stdout(sys.stderr):  # the harness prints
+            found = cast(
+                "dict[str, Any]",
+                cast("Any", evaluator).simple_evaluate(
+                    model,
+                    tasks=tasks,
+                    num_fewshot=run.num_fewshot,
+                    samples=documents,
+                    bootstrap_iters=1000,
+                    apply_chat_template=run.apply_chat_template,
+                ),
+            )
+        failed = _failed(ours, documents) if ours is not None else {}
+        if not failed:
+            break
+        for task, messages in failed.items():  # once more without these; what is known is not computed again
+            errors[task] += [{"doc_id": doc_id, "error": message} for doc_id, message in messages.items()]
+            documents[task] = [doc_id for doc_id in documents[task] if doc_id not in messages]
+            if not documents[task]:
+                raise UsageError(f"task {task!r}: no item can be scored: {next(iter(messages.values()))}")
+        tasks, _ = load_tasks(run.tasks, run.data_dir)
+    seconds = time.perf_counter() - begun
+    found["unmask"] = {
+        "format": FORMAT,
+        "model": name or (ours.name if ours else str(model)),
+        "machine": machine.describe(),
+        "settings": None if ours is None else asdict(ours.settings),
+        "seconds": seconds,
+        "tasks": {task: _summary(task, found, data[task], ours, errors[task], seconds) for task in data},
+        "items": {task: _items(found["samples"][task]) for task in data},
+    }
+    return found
+
+
+def write(result: dict[str, Any], path: Path, *, samples: bool = False) -> None:
+    """Write the result as JSON, in one step; the documents and prompts only with `samples`."""
+    kept = {key: value for key, value in result.items() if samples or key != "samples"}
+    for task, config in cast("dict[str, Any]", kept.get("configs", {})).items():
+        kwargs: dict[str, Any] = config.pop("dataset_kwargs", None) or {}  # where the data lay on this machine
+        if kwargs.get("data_files"):
+            config["dataset_path"] = result["unmask"]["tasks"].get(task, {}).get("dataset")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(kept, indent=1, default=str, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result written by `write`. Raises `UsageError` if the file is none."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file: unmask eval MODEL --json {path} makes one") from None
+    except ValueError as error:
+        raise UnmaskError(f"{path}: not JSON ({error}): evaluate again") from None
+    if not isinstance(result, dict) or cast("dict[str, Any]", result).get("unmask", {}).get("format") != FORMAT:
+        raise UsageError(f"{path}: not a result of unmask eval: give its --json file")
+    return cast("dict[str, Any]", result)
+
+
+def _documents(task: str, total: int, run: Run) -> list[int]:
+    if run.documents is not None and task in run.documents:
+        return list(run.documents[task])
+    return list(range(total if run.limit is None else min(total, run.limit)))
+
+
+def _failed(model: UnmaskLM, documents: dict[str, list[int]]) -> dict[str, dict[int, str]]:
+    """By task, the documents that could not be scored, and why."""
+    failed: dict[str, dict[int, str]] = {}
+    for (task, place, _), record in model.log.records.items():
+        if record.error and task in documents:
+            failed.setdefault(task, {})[documents[task][place]] = record.error
+    return failed
+
+
+def _items(samples: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The figures of each item, for paired comparisons."""
+    columns: dict[str, list[Any]] = {"doc_id": []}
+    seen: set[int] = set()
+    for sample in samples:
+        first = sample["doc_id"] not in seen
+        seen.add(sample["doc_id"])
+        if first:
+            columns["doc_id"].append(sample["doc_id"])
+        for metric in sample["metrics"]:
+            value = sample[metric]
+            if isinstance(value, (bool, int, float)):
+                key = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
+                columns.setdefault(key, []).append(float(value))
+    whole = len(columns["doc_id"])
+    return {key: values for key, values in columns.items() if len(values) == whole}
+
+
+def _summary(
+    task: str,
+    found: dict[str, Any],
+    data: TaskData,
+    model: UnmaskLM | None,
+    errors: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    samples = cast("list[dict[str, Any]]", found["samples"][task])
+    metrics: dict[str, dict[str, float | None]] = {}
+    for key, value in found["results"][task].items():
+        metric, _, filter_name = key.partition(",")
+        if metric.endswith("_stderr") or not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        if not filter_name:
+            continue
+        items_error = found["results"][task].get(f"{metric}_stderr,{filter_name}")
+        metrics[metric if filter_name == "none" else f"{metric},{filter_name}"] = {
+            "value": float(value),
+            "stderr_items": float(items_error) if isinstance(items_error, (int, float)) else None,
+            "stderr_estimate": 0.0 if model is None else None,
+        }
+    summary: dict[str, Any] = {
+        "dataset": data.dataset,
+        "split": data.split,
+        "items": len({sample["doc_id"] for sample in samples}),
+        "errors": errors,
+        "metrics": metrics,
+    }
+    if model is None:
+        return {**summary, "network_calls": None, "seconds": seconds, "truncated": None, "calls_saved": None}
+    records: dict[int, dict[int, Record]] = {}
+    for (name, place, number), record in model.log.records.items():
+        if name == task:
+            records.setdefault(place, {})[number] = record
+    spent = model.log.spent[task]
+    every = [record for options in records.values() for record in options.values()]
+    places = {doc_id: place for place, doc_id in enumerate(dict.fromkeys(sample["doc_id"] for sample in samples))}
+    delimiter = str(found["configs"][task].get("target_delimiter", " "))
+    for metric, figures in metrics.items():
+        figures["stderr_estimate"] = _estimate_error(metric, samples, records, places, delimiter)
+    searched = [record.greedy_searched for record in every if record.greedy_searched is not None]
+    if searched and "acc" in metrics:
+        # the harness's accuracy tells the network how long the answer is
+        metrics["acc_length_given"] = dict(metrics["acc"])
+        share = sum(searched) / len(searched)
+        error = math.sqrt(share * (1 - share) / max(1, len(searched) - 1))
+        metrics["acc_length_searched"] = {"value": share, "stderr_items": error, "stderr_estimate": 0.0}
+    return {
+        **summary,
+        "network_calls": spent.network_calls,
+        "seconds": spent.seconds,
+        "truncated": sum(record.truncated > 0 for record in every),
+        "exact": sum(record.exact for record in every),
+        "requests": len(every),
+        "calls_saved": spent.calls_saved,
+        "batches_halved": spent.batches_halved,
+    }
+
+
+def _estimate_error(
+    metric: str,
+    samples: Sequence[dict[str, Any]],
+    records: dict[int, dict[int, Record]],
+    places: dict[int, int],
+    delimiter: str,
+) -> float | None:
+    """What the choice of masks adds to the error of a metric; None for metrics that this is not known of."""
+    if metric in ("acc", "acc_norm") and all(len(options) > 1 for options in records.values()):
+        variance = 0.0
+        random = np.random.default_rng(0)
+        for sample in samples:
+            options = records[places[sample["doc_id"]]]
+            values = np.array([options[number].log_likelihood for number in sorted(options)])
+            errors = np.array([options[number].standard_error for number in sorted(options)])
+            if not errors.any():
+                continue
+            if metric == "acc_norm":
+                texts = [str(arguments[1]).removeprefix(delimiter) for arguments in sample["arguments"]]
+                lengths = np.array([max(1, len(text)) for text in texts[: len(values)]])
+                values, errors = values / lengths, errors / lengths
+            target = sample["target"]
+            if not isinstance(target, int) or np.isnan(errors).any():
+                return None
+            drawn = values + errors * random.standard_normal((REPLICATES, len(values)))
+            right = float((drawn.argmax(axis=1) == target).mean())
+            variance += right * (1 - right)
+        return math.sqrt(variance) / len(samples)
+    firsts = [options[min(options)] for options in records.values()]
+    if metric == "acc":
+        return 0.0  # greedy decoding draws nothing
+    total = math.sqrt(sum(record.standard_error**2 for record in firsts))
+    if metric == "perplexity":
+        mean = sum(record.log_likelihood for record in firsts) / len(firsts)
+        return math.exp(-mean) * total / len(firsts)
+    return None

@@ -1,0 +1,366 @@
+"""A model of unmask in lm-evaluation-harness: `lm_eval --model unmask --model_args pretrained=DIR,guidance=0.6`.
+
+MDMs and ARMs of ours answer the harness's requests through `unmask.likelihood`: batched by length, with common masks,
+with or without guidance. Beside the harness's figures a `Record` is kept of each request: its error, its network calls,
+whether its prompt was cut, what went wrong with it.
+
+lm-eval finds the class by the entry point `lm_eval.models` where the installed version looks for one; `unmask eval`
+uses it in any case.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from lm_eval.api.model import TemplateLM
+
+from unmask import likelihood
+from unmask.errors import UsageError
+from unmask.language_model import load
+from unmask.likelihood import Request, Settings, decoding
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from unmask.language_model import LanguageModel
+
+SEARCHED_LENGTHS = 8
+"""Most tokens of an answer that is searched for without its length."""
+
+
+@dataclass
+class Record:
+    """What is known of one request beside the figure that the harness gets."""
+
+    log_likelihood: float = math.nan
+    standard_error: float = math.nan
+    network_calls: int = 0
+    exact: bool = False
+    truncated: int = 0
+    """Tokens cut off the left of the prompt."""
+    error: str = ""
+    """Why there is no figure."""
+    greedy: bool | None = None
+    """Whether greedy decoding, told the length, gives the answer; None where nobody asks."""
+    greedy_searched: bool | None = None
+    """The same without that hint."""
+
+
+@dataclass
+class Spent:
+    """What a task cost."""
+
+    network_calls: int = 0
+    seconds: float = 0.0
+    calls_saved: int = 0
+    batches_halved: int = 0
+
+
+@dataclass
+class Log:
+    """Of all requests so far, by task, document and number of the request."""
+
+    records: dict[tuple[str, int, int], Record] = field(default_factory=dict[tuple[str, int, int], Record])
+    spent: dict[str, Spent] = field(default_factory=dict[str, Spent])
+
+
+class UnmaskLM(TemplateLM):
+    """See the module. All arguments can be given as text, as the harness does."""
+
+    def __init__(
+        self,
+        pretrained: str | LanguageModel = "",
+        *,
+        guidance: float | str = 0.0,
+        estimator: str = "auto",
+        num_samples: int | str = 128,
+        adaptive: float | str | None = None,
+        seed: int | str = 0,
+        batch_size: int | str | None = "auto",
+        max_batch_size: int | str | None = None,
+        device: str | None = None,
+        max_gen_toks: int | str = 256,
+        sampler: str | None = None,
+        steps: int | str | None = None,
+        search_lengths: int | str = SEARCHED_LENGTHS,
+        progress: bool = True,
+    ) -> None:
+        """`pretrained` is a model directory or a `LanguageModel`; the others are those of `unmask score` and `sample`.
+
+        `search_lengths`: greedy answers are also looked for without telling their length, up to so many tokens; 0 for
+        not. Raises `UsageError` on a value out of range, or an estimator that the model has no mask token for.
+        """
+        super().__init__()
+        if not pretrained:
+            raise UsageError("pretrained: name a model directory, as in --model_args pretrained=DIR")
+        self.lm = load(pretrained, device or "auto") if isinstance(pretrained, str) else pretrained
+        self.name = pretrained if isinstance(pretrained, str) else "a model in memory"
+        self.settings = Settings(
+            estimator,
+            int(num_samples),
+            float(guidance),
+            int(seed),
+            None if batch_size in (None, "auto") else int(batch_size),
+            None if adaptive is None else float(adaptive),
+        )
+        if self.lm.config.causal and (self.settings.guidance or estimator in ("stratified", "mc")):
+            likelihood.score(self.lm.logits_fn, [], self.settings, mask_id=0, causal=True)  # says what is wrong
+        self.max_gen_toks = int(max_gen_toks)
+        self.sampler, self.steps = sampler, None if steps is None else int(steps)
+        self.search_lengths = int(search_lengths)
+        self.progress = progress
+        self.log = Log()
+        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Record] = {}
+        self._device = self.lm.device
+
+    @property
+    def eot_token_id(self) -> int:
+        """The end-of-text token; -1 if there is none."""
+        eos_id = self.lm.tokenizer.eos_id
+        return -1 if eos_id is None else eos_id
+
+    @property
+    def max_length(self) -> int:
+        """Positions of the context."""
+        return self.lm.config.context_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the harness's cache of requests."""
+        return self.name.replace("/", "__")
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """The tokens of a text."""
+        return self.lm.tokenizer.encode(string)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy decoding gives it) of each request; nan for one that can't be scored.
+
+        Greedy decoding takes network calls of its own and is done for documents with one request, as LAMBADA's; the
+        options of a question count as not greedy.
+        """
+        by_task: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            by_task.setdefault(str(request.task_name), []).append(index)
+        answers: dict[int, tuple[float, bool]] = {}
+        for task, indices in by_task.items():
+            spent = self.log.spent.setdefault(task, Spent())
+            begun = time.perf_counter()
+            records = self._score(task, [requests[index] for index in indices], spent)
+            spent.seconds += time.perf_counter() - begun
+            for index, record in zip(indices, records, strict=True):
+                request = requests[index]
+                self.log.records[task, int(request.doc_id or 0), request.idx] = record
+                answers[index] = (record.log_likelihood, bool(record.greedy))
+        return [answers[index] for index in range(len(requests))]
+
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        """Scores without a document, for whoever calls this directly."""
+        encoded = cast("list[tuple[Any, list[int], list[int]]]", requests)
+        pairs = [self._fit(tuple(each[1]), tuple(each[2]))[0] for each in encoded]
+        scored = self.lm.score_tokens([Request(*pair) for pair in pairs], self.settings)
+        return [(estimate.log_likelihood, False) for estimate in scored.estimates]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts, in windows of the context; each behind the first half of what went before."""
+        totals: list[float] = []
+        for request in requests:
+            task = str(request.task_name)
+            tokens = self.tok_encode(str(cast("tuple[str]", request.args)[0]))
+            windows = rolling_windows(tokens, self.max_length)
+            begun = time.perf_counter()
+            scored = self.lm.score_tokens([Request(*window) for window in windows], self.settings)
+            spent = self.log.spent.setdefault(task, Spent())
+            spent.seconds += time.perf_counter() - begun
+            spent.network_calls += scored.network_calls
+            totals.append(sum(estimate.log_likelihood for estimate in scored.estimates))
+            self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
+                totals[-1],
+                math.hypot(*(estimate.standard_error for estimate in scored.estimates)),
+                sum(estimate.network_calls for estimate in scored.estimates),
+                all(estimate.exact for estimate in scored.estimates),
+            )
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Texts up to the first of the request's stop strings. Prompts that leave no room are cut on the left."""
+        texts: list[str] = []
+        for place, request in enumerate(requests):
+            prompt, options = cast("tuple[str, dict[str, Any]]", request.args)
+            until = cast("str | list[str]", options.get("until") or [])
+            stops = [until] if isinstance(until, str) else until
+            new = min(int(options.get("max_gen_toks", self.max_gen_toks)), self.max_length - 1)
+            tokens = self.tok_encode(prompt)
+            cut = max(0, len(tokens) + new - self.max_length)
+            if cut:
+                prompt = self.lm.tokenizer.decode(tokens[cut:])
+                new = min(new, self.max_length - len(self.tok_encode(prompt)))
+            temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
+            begun = time.perf_counter()
+            made = self.lm.generate(
+                prompt,
+                max_new_tokens=new,
+                sampler=self.sampler,
+                steps=self.steps,
+                guidance=self.settings.guidance,
+                temperature=temperature,
+                seed=self.settings.seed,
+            )
+            spent = self.log.spent.setdefault(str(request.task_name), Spent())
+            spent.seconds += time.perf_counter() - begun
+            spent.network_calls += made.network_calls
+            text = made.fills[0]
+            for stop in stops:
+                text = text.split(stop)[0] if stop else text
+            texts.append(text)
+            self.log.records[str(request.task_name), int(request.doc_id or 0), request.idx] = Record(
+                network_calls=made.network_calls, truncated=cut
+            )
+            self._show(f"{request.task_name}: {place + 1}/{len(requests)} texts")
+        self._show("")
+        return texts
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt of a conversation by the model's template. Raises `UsageError` if it has none."""
+        template = self.chat_template(True)
+        if not template:
+            raise UsageError(f"{self.name}: has no chat template: leave --apply-chat-template out")
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        tokenizer = self.lm.tokenizer
+        names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+        special = {name: "" if number is None else tokenizer.decode([number]) for name, number in names.items()}
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        return environment.from_string(template).render(
+            messages=chat_history, add_generation_prompt=add_generation_prompt, **special
+        )
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The template in the model's tokenizer configuration, or a template's text given as `chat_template`."""
+        if isinstance(chat_template, str):
+            return chat_template
+        return cast("str | None", getattr(self.lm.tokenizer, "chat_template", None)) or ""
+
+    def get_model_info(self) -> dict[str, Any]:
+        """For the harness's result file."""
+        return {"objective": self.lm.objective, "unmask_settings": vars(self.settings)}
+
+    def _score(self, task: str, instances: Sequence[Instance], spent: Spent) -> list[Record]:
+        """Records in the order of the instances, each pair of texts scored once."""
+        options: dict[int, int] = {}
+        for instance in instances:
+            options[int(instance.doc_id or 0)] = options.get(int(instance.doc_id or 0), 0) + 1
+        records: list[Record] = []
+        waiting: dict[tuple[tuple[int, ...], tuple[int, ...]], Request] = {}
+        pairs: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        for instance in instances:
+            context, continuation = cast("tuple[str, str]", instance.args)
+            prompt: list[int] = []
+            answer = self.tok_encode(continuation)
+            if context:
+                prompt, answer = self._encode_pair(context, continuation)
+            pair, cut, error = self._fit(tuple(prompt), tuple(answer))
+            pairs.append(pair)
+            records.append(Record(truncated=cut, error=error))
+            if not error and pair not in self._known:
+                question = int(instance.doc_id or 0) if options[int(instance.doc_id or 0)] > 1 else None
+                waiting[pair] = Request(*pair, question, float(max(1, len(continuation.strip()))))
+        scored = self.lm.score_tokens(
+            list(waiting.values()), self.settings, on_progress=lambda done, total: self._show(f"{task}: {done}/{total}")
+        )
+        spent.network_calls += scored.network_calls
+        spent.calls_saved += scored.calls_saved
+        spent.batches_halved += scored.batches_halved
+        for pair, estimate in zip(waiting, scored.estimates, strict=True):
+            self._known[pair] = Record(
+                estimate.log_likelihood, estimate.standard_error, estimate.network_calls, estimate.exact
+            )
+        asked = [pair for pair, each in zip(pairs, instances, strict=True) if options[int(each.doc_id or 0)] == 1]
+        self._decode([pair for pair in dict.fromkeys(asked) if pair in self._known], spent)
+        self._show("")
+        for record, pair in zip(records, pairs, strict=True):
+            if not record.error:
+                known = vars(self._known[pair])
+                vars(record).update({**known, "truncated": record.truncated})
+        return records
+
+    def _decode(self, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], spent: Spent) -> None:
+        """Whether greedy decoding gives the continuations, with and without their length as a hint."""
+        todo = [pair for pair in pairs if self._known[pair].greedy is None]
+        if not todo:
+            return
+        prompts, answers = [pair[0] for pair in todo], [pair[1] for pair in todo]
+        if self.lm.config.causal:
+            for pair, right in zip(todo, self._causal_greedy(todo), strict=True):
+                self._known[pair].greedy = self._known[pair].greedy_searched = right
+            return
+        arguments: dict[str, Any] = {
+            "mask_id": self.lm.mask_id,
+            "guidance": self.settings.guidance,
+            "device": self.lm.device,
+            "batch_size": self.settings.batch_size,
+        }
+        lengths = [len(answer) for answer in answers]
+        for pair, found in zip(
+            todo, decoding.greedy(self.lm.logits_fn, prompts, lengths, expected=answers, **arguments), strict=True
+        ):
+            self._known[pair].greedy = found.matches
+            spent.network_calls += found.network_calls
+        best: dict[int, decoding.Decoded] = {}
+        for length in range(1, self.search_lengths + 1):
+            fits = [i for i, prompt in enumerate(prompts) if len(prompt) + length <= self.max_length]
+            found = decoding.greedy(self.lm.logits_fn, [prompts[i] for i in fits], [length] * len(fits), **arguments)
+            for index, each in zip(fits, found, strict=True):
+                spent.network_calls += each.network_calls
+                if index not in best or each.confidence > best[index].confidence:
+                    best[index] = each
+            self._show(f"greedy answers of {length} of {self.search_lengths} tokens")
+        for index, pair in enumerate(todo):
+            if index in best:
+                self._known[pair].greedy_searched = best[index].tokens == answers[index]
+
+    def _causal_greedy(self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[bool]:
+        """Whether each token of an answer is the likeliest after those before it; an ARM needs no length."""
+        import torch
+
+        found: list[bool] = []
+        for prompt, answer in pairs:
+            tokens_1L = torch.tensor([[*prompt, *answer]], device=self.lm.device)
+            select_1L = torch.arange(tokens_1L.shape[1], device=self.lm.device)[None] >= len(prompt)
+            likeliest_S = self.lm.logits_fn(tokens_1L, select_1L).argmax(dim=1)
+            found.append(bool((likeliest_S == tokens_1L[select_1L]).all()))
+        return found
+
+    def _fit(
+        self, prompt: tuple[int, ...], continuation: tuple[int, ...]
+    ) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], int, str]:
+        """Prompt and continuation that fit the context, the tokens cut off the prompt, and what is wrong."""
+        if not continuation:
+            return (prompt, continuation), 0, "its answer has no tokens"
+        if len(continuation) > self.max_length:
+            return (
+                (prompt, continuation),
+                0,
+                f"its answer has {len(continuation)} tokens and the context {self.max_length}",
+            )
+        cut = max(0, len(prompt) + len(continuation) - self.max_length)
+        return (prompt[cut:], continuation), cut, ""
+
+    def _show(self, text: str) -> None:
+        if self.progress and sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def rolling_windows(tokens: Sequence[int], length: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(context, scored) pieces of a text: every token scored once, later ones behind half a window of context."""
+    windows: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), tuple(tokens[:length]))] if tokens else []
+    step = max(1, length // 2)
+    for start in range(length, len(tokens), step):
+        piece = tuple(tokens[start : start + step])
+        windows.append((tuple(tokens[max(0, start + len(piece) - length) : start]), piece))
+    return windows

@@ -1,0 +1,182 @@
+"""The harness's own tasks on local data: `DIR/<dataset_path>[/<dataset_name>]/<split>.jsonl[.xz]|.parquet|.arrow`.
+
+Task definitions stay as lm-evaluation-harness ships them; only where their data comes from changes. A split that a
+definition names and the folder lacks is left out: a task whose test split is not there is then evaluated on its
+validation split, which the result says.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from unmask.errors import UnmaskError, UsageError, unknown_name
+
+FORMATS = {
+    ".jsonl": "json",
+    ".jsonl.xz": "json",
+    ".jsonl.gz": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+"""The reader of `datasets` for each ending."""
+TASK_LINE = re.compile(r"^task: *[\"']?([\w.-]+)[\"']? *$", re.MULTILINE)
+SPLIT_FIELDS = ("training_split", "validation_split", "test_split", "fewshot_split")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Where a task's documents come from."""
+
+    dataset: str
+    """As the harness names it: path, and name where there is one."""
+    split: str
+    """The split that is evaluated."""
+    documents: int
+
+
+@lru_cache(maxsize=1)
+def task_files() -> dict[str, Path]:
+    """The file of each task that says its name on a line of its own; found without parsing thousands of files."""
+    spec = importlib.util.find_spec("lm_eval.tasks")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    found: dict[str, Path] = {}
+    for path in sorted(Path(spec.submodule_search_locations[0]).rglob("*.yaml")):
+        named = TASK_LINE.search(path.read_text(encoding="utf-8", errors="replace"))
+        if named:
+            found.setdefault(named[1], path)
+    return found
+
+
+@lru_cache(maxsize=1)
+def task_index() -> dict[str, Any]:
+    """The harness's entries of tasks, tags and groups by name; reading them all takes some seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return dict(TaskManager().task_index)
+
+
+def leaf_tasks(names: Sequence[str]) -> list[str]:
+    """The single tasks that `names` of tasks, tags and groups stand for, each once, in order.
+
+    Raises `UsageError` on an unknown name, with the nearest one.
+    """
+    if all(name in task_files() for name in names):
+        return list(dict.fromkeys(names))
+    found: dict[str, None] = {}
+    index = task_index()
+
+    def add(name: str) -> None:
+        if name not in index:
+            raise unknown_name("task", name, sorted(index))
+        entry = index[name]
+        if entry.kind.name == "TAG":
+            for each, other in index.items():
+                if other.kind.name in ("TASK", "PY_TASK") and name in other.tags:
+                    found[each] = None
+        elif entry.kind.name == "GROUP":
+            for member in cast("list[Any]", _config(entry.yaml_path).get("task", [])):
+                add(member if isinstance(member, str) else member.get("task", member.get("group")))
+        else:
+            found[name] = None
+
+    for name in names:
+        add(name)
+    return list(found)
+
+
+def load_tasks(names: Sequence[str], data_dir: Path | None) -> tuple[list[Any], dict[str, TaskData]]:
+    """The harness's task objects, and where each has its documents.
+
+    With `data_dir` all data comes from there. Raises `UsageError` on an unknown task or one whose files are not there,
+    and `UnmaskError` where data can't be read or fetched.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"--data-dir {data_dir}: no such directory: unmask benchmark-data makes one")
+    tasks: list[Any] = []
+    data: dict[str, TaskData] = {}
+    for name in leaf_tasks(names):
+        task, config = _load(name, data_dir)
+        tasks.append(task)
+        dataset = "/".join(part for part in (config.get("dataset_path"), config.get("dataset_name")) if part)
+        split = task.config.test_split or task.config.validation_split or ""
+        data[name] = TaskData(dataset, split, len(task.eval_docs))
+    return tasks, data
+
+
+def local_splits(data_dir: Path, dataset_path: str, dataset_name: str | None) -> tuple[str, dict[str, Path]]:
+    """The reader's name and the file of each split of a data set in `data_dir`; none if there are no files."""
+    folder = data_dir / dataset_path
+    if dataset_name:
+        folder /= dataset_name
+    elif not _files(folder) and (folder / "default").is_dir():
+        folder /= "default"
+    files = _files(folder)
+    readers = {FORMATS[ending] for _, ending in files.values()}
+    if len(readers) > 1:
+        raise UsageError(f"{folder}: its splits are of several formats ({', '.join(sorted(readers))}): keep one")
+    return next(iter(readers), ""), {split: path for split, (path, _) in files.items()}
+
+
+def _files(folder: Path) -> dict[str, tuple[Path, str]]:
+    found: dict[str, tuple[Path, str]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for ending in FORMATS:
+            if path.name.endswith(ending) and path.is_file():
+                found.setdefault(path.name.removesuffix(ending), (path, ending))
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return load_yaml(path)
+
+
+def _load(name: str, data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
+    from lm_eval.api.task import ConfigurableTask
+
+    config = _config(task_files().get(name) or task_index()[name].yaml_path)
+    if "class" in config:
+        raise UsageError(f"task {name!r}: is made by the harness's own code, which unmask eval can't run: take another")
+    changed = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
+    if data_dir is not None:
+        changed |= _overrides(name, config, data_dir)
+    try:
+        task = cast("Any", ConfigurableTask(config=changed))
+    except (OSError, ValueError, ConnectionError) as error:
+        if isinstance(error, UnmaskError):
+            raise
+        remedy = "give --data-dir with its files" if data_dir is None else "check its files"
+        raise UnmaskError(f"task {name!r}: its data can't be loaded ({_first_line(error)}): {remedy}") from error
+    if not len(task.eval_docs):
+        raise UsageError(f"task {name!r}: has no documents to evaluate: check its data")
+    return task, config
+
+
+def _overrides(name: str, config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
+    reader, files = local_splits(data_dir, config["dataset_path"], config.get("dataset_name"))
+    wanted = [config[field] for field in ("test_split", "validation_split") if config.get(field)]
+    if not any(split in files for split in wanted):
+        folder = data_dir / config["dataset_path"] / (config.get("dataset_name") or "")
+        names = " or ".join(f"{split}.jsonl" for split in wanted)
+        raise UsageError(f"task {name!r}: no {names} (.jsonl.xz, .parquet, .arrow) in {folder}: put it there")
+    named = {field: config.get(field) for field in SPLIT_FIELDS}
+    used = {split for split in named.values() if split in files}
+    return {
+        "dataset_path": reader,
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {split: str(files[split]) for split in sorted(used)}},
+        **{field: split if split in files else None for field, split in named.items()},
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

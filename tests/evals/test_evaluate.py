@@ -1,0 +1,257 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import LAMBADA, data_folder, language_model, write_lines
+
+from unmask import likelihood
+from unmask.errors import UsageError
+from unmask.evals.evaluate import Run, evaluate, read, write
+from unmask.evals.harness import Record, UnmaskLM, rolling_windows
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return data_folder(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(scope="module")
+def mdm():
+    return language_model(causal=False)
+
+
+def test_multiple_choice_is_scored_as_score_many_does(mdm, data_dir):
+    model = UnmaskLM(mdm, num_samples=20, progress=False)
+    result = evaluate(model, Run(("piqa",), data_dir, limit=3))
+    samples = result["samples"]["piqa"]
+    for place, sample in enumerate(samples):
+        pairs = [tuple(arguments) for arguments in sample["arguments"]]
+        expected = mdm.score_many(pairs, num_samples=20)
+        for number, (estimate, (value, _)) in enumerate(zip(expected, sample["filtered_resps"], strict=True)):
+            assert value == pytest.approx(estimate.log_likelihood, abs=1e-4)
+            record = model.log.records["piqa", place, number]
+            assert record.standard_error == pytest.approx(estimate.standard_error, abs=1e-4)
+            assert record.network_calls == estimate.network_calls
+        best = max(range(2), key=lambda i: sample["filtered_resps"][i][0])
+        assert sample["acc"] == (best == sample["target"])
+    figures = result["unmask"]["tasks"]["piqa"]
+    assert figures["items"] == 3
+    assert 0 < figures["network_calls"] <= 6 * 20
+    assert figures["metrics"]["acc"]["value"] == pytest.approx(np.mean([sample["acc"] for sample in samples]))
+    assert result["unmask"]["items"]["piqa"]["doc_id"] == [0, 1, 2]
+
+
+def test_the_masks_part_of_the_error_shrinks_with_the_draws_and_is_0_where_exact(mdm, data_dir):
+    errors = {}
+    for num_samples in (3, 100):
+        model = UnmaskLM(mdm, num_samples=num_samples, progress=False)
+        metrics = evaluate(model, Run(("piqa", "boolq"), data_dir))["unmask"]["tasks"]
+        errors[num_samples] = metrics["piqa"]["metrics"]["acc_norm"]["stderr_estimate"]
+        boolq = metrics["boolq"]["metrics"]["acc"]["stderr_estimate"]
+    assert errors[3] > errors[100] >= 0
+    assert boolq == 0  # " yes" and " no" are 4 and 3 bytes: 15 and 7 sets of masks
+
+
+def test_lambada_reports_its_accuracy_with_and_without_the_length_as_a_hint(mdm, data_dir):
+    model = UnmaskLM(mdm, progress=False, search_lengths=4)
+    metrics = evaluate(model, Run(("lambada_openai",), data_dir))["unmask"]["tasks"]["lambada_openai"]["metrics"]
+    assert set(metrics) == {"acc", "perplexity", "acc_length_given", "acc_length_searched"}
+    assert metrics["acc"] == metrics["acc_length_given"]
+    total = sum(
+        -likelihood_of(mdm, text["text"].rsplit(" ", 1)[0], " " + text["text"].rsplit(" ", 1)[1]) for text in LAMBADA
+    )
+    assert metrics["perplexity"]["value"] == pytest.approx(math.exp(total / len(LAMBADA)), rel=1e-4)
+
+
+def likelihood_of(lm, prompt, continuation):
+    return lm.score(prompt, continuation).log_likelihood
+
+
+def test_greedy_answers_are_those_of_greedy_decoding(mdm, tmp_path):
+    prompt = "the cat sat on the"
+    length = 4
+    written = likelihood.greedy(mdm.logits_fn, [mdm.tokenizer.encode(prompt)], [length], mask_id=mdm.mask_id)[0]
+    model = UnmaskLM(mdm, progress=False, search_lengths=5)
+    pairs = [(tuple(mdm.tokenizer.encode(prompt)), written.tokens)]
+    spent = type("Spent", (), {"network_calls": 0})()
+    model._known[pairs[0]] = Record()
+    model._decode(pairs, spent)
+    assert model._known[pairs[0]].greedy is True
+    assert spent.network_calls == 4 + 1 + 2 + 3 + 4 + 5
+
+
+def test_an_autoregressive_model_is_scored_exactly_and_its_greedy_answers_need_no_hint(data_dir):
+    arm = language_model(causal=True)
+    model = UnmaskLM(arm, progress=False)
+    tasks = evaluate(model, Run(("piqa", "lambada_openai"), data_dir))["unmask"]["tasks"]
+    assert tasks["piqa"]["network_calls"] <= 12
+    assert tasks["piqa"]["metrics"]["acc"]["stderr_estimate"] == 0
+    for place, row in enumerate(LAMBADA):
+        prompt, _ = row["text"].rsplit(" ", 1)
+        record = model.log.records["lambada_openai", place, 0]
+        first = arm.generate(prompt, max_new_tokens=4, temperature=0.0).tokens[-4:]
+        assert record.greedy == (first == arm.tokenizer.encode(" mat"))
+
+
+def test_guidance_changes_the_figures_and_doubles_the_calls_of_each_request(mdm, data_dir):
+    calls, values = {}, {}
+    for weight in (0.0, 1.0):
+        model = UnmaskLM(mdm, guidance=weight, estimator="chain", progress=False, search_lengths=0)
+        evaluate(model, Run(("boolq",), data_dir))
+        calls[weight] = [record.network_calls for record in model.log.records.values()]
+        values[weight] = [record.log_likelihood for record in model.log.records.values()]
+    assert calls[1.0] == [2 * each for each in calls[0.0]]
+    assert values[1.0] != values[0.0]
+
+
+def test_long_prompts_are_cut_on_the_left_and_counted(data_dir):
+    lm = language_model(causal=False, context_length=24)
+    model = UnmaskLM(lm, num_samples=8, progress=False)
+    figures = evaluate(model, Run(("boolq",), data_dir))["unmask"]["tasks"]["boolq"]
+    assert figures["truncated"] == 10
+    record = model.log.records["boolq", 0, 0]
+    prompt = lm.tokenizer.encode("Numbers.\nQuestion: is 0 odd?\nAnswer:")
+    answer = lm.tokenizer.encode(" no")
+    assert record.truncated == len(prompt) + len(answer) - 24
+    fits = likelihood.Request(tuple(prompt[record.truncated :]), tuple(answer))
+    alone = lm.score_tokens([fits], likelihood.Settings(num_samples=8)).estimates[0]
+    assert record.log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-5)
+
+
+def test_items_that_cannot_be_scored_are_left_out_and_listed(tmp_path):
+    rows = [
+        {"goal": "open it", "sol1": "lift", "sol2": "push", "label": 0},
+        {"goal": "close it", "sol1": "x" * 80, "sol2": "pull", "label": 1},
+        {"goal": "leave it", "sol1": "go", "sol2": "stay", "label": 1},
+    ]
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", rows)
+    model = UnmaskLM(language_model(causal=False, context_length=64), num_samples=4, progress=False)
+    result = evaluate(model, Run(("piqa",), tmp_path))
+    figures = result["unmask"]["tasks"]["piqa"]
+    assert figures["items"] == 2
+    assert figures["errors"] == [{"doc_id": 1, "error": "its answer has 81 tokens and the context 64"}]
+    assert result["unmask"]["items"]["piqa"]["doc_id"] == [0, 2]
+    assert not math.isnan(figures["metrics"]["acc"]["value"])
+
+
+def test_a_task_with_nothing_but_empty_answers_is_an_error(tmp_path):
+    write_lines(tmp_path / "EleutherAI/lambada_openai/default/test.jsonl", [{"text": "x" * 30}])
+    model = UnmaskLM(language_model(causal=False, context_length=16), progress=False)
+    with pytest.raises(UsageError, match="'lambada_openai': no item can be scored"):
+        evaluate(model, Run(("lambada_openai",), tmp_path))
+
+
+def test_texts_are_generated_up_to_the_stop_strings(mdm, data_dir):
+    model = UnmaskLM(mdm, max_gen_toks=8, steps=4, progress=False)
+    result = evaluate(model, Run(("gsm8k",), data_dir, num_fewshot=0))
+    assert set(result["unmask"]["tasks"]["gsm8k"]["metrics"]) == {
+        "exact_match,strict-match",
+        "exact_match,flexible-extract",
+    }
+    assert result["unmask"]["tasks"]["gsm8k"]["network_calls"] == 2 * 4
+    prompt = "Question: What is 0 and 1?\nAnswer:"
+    text = mdm.generate(prompt, max_new_tokens=8, steps=4, temperature=0.0).fills[0]
+    assert result["samples"]["gsm8k"][0]["resps"] == [[text]]
+
+
+def test_few_examples_come_from_the_training_split(mdm, data_dir):
+    model = UnmaskLM(mdm, max_gen_toks=4, progress=False)
+    result = evaluate(model, Run(("gsm8k",), data_dir, limit=1, num_fewshot=2))
+    assert result["samples"]["gsm8k"][0]["arguments"][0][0].count("####") == 2
+    assert result["unmask"]["tasks"]["gsm8k"]["truncated"] == 1
+
+
+def test_rolling_windows_score_every_token_once_with_context():
+    windows = rolling_windows(list(range(25)), 10)
+    assert [token for _, scored in windows for token in scored] == list(range(25))
+    assert windows[0] == ((), tuple(range(10)))
+    assert windows[1] == (tuple(range(5, 10)), tuple(range(10, 15)))
+    assert all(len(context) + len(scored) <= 10 for context, scored in windows)
+    assert rolling_windows([], 10) == []
+
+
+def test_rolling_likelihood_of_an_arm_is_that_of_the_text():
+    from lm_eval.api.instance import Instance
+
+    arm = language_model(causal=True)
+    model = UnmaskLM(arm, progress=False)
+    request = Instance("loglikelihood_rolling", {}, ("We the people",), 0, ("wikitext", 0, 1))
+    (value,) = model.loglikelihood_rolling([request])
+    assert value == pytest.approx(arm.score("", "We the people").log_likelihood, abs=1e-4)
+
+
+def test_chat_templates_are_rendered_and_their_lack_is_said(mdm):
+    model = UnmaskLM(mdm, progress=False)
+    with pytest.raises(UsageError, match="no chat template"):
+        model.apply_chat_template([{"role": "user", "content": "Hi"}])
+    mdm_with = language_model(causal=False)
+    mdm_with.tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+    model = UnmaskLM(mdm_with, progress=False)
+    assert model.apply_chat_template([{"role": "user", "content": "Hi"}]) == "<user>Hi<bot>"
+
+
+def test_arguments_may_be_text_as_the_harness_gives_them(mdm):
+    model = UnmaskLM(mdm, guidance="0.6", num_samples="16", batch_size="4", seed="2", progress=False)
+    assert model.settings == likelihood.Settings("auto", 16, 0.6, 2, 4)
+    assert UnmaskLM(mdm, batch_size="auto").settings.batch_size is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"pretrained": ""}, "name a model directory"),
+        ({"guidance": -0.5}, "guidance -0.5"),
+        ({"guidance": math.nan}, "guidance nan"),
+        ({"estimator": "chian"}, "did you mean 'chain'"),
+    ],
+)
+def test_bad_arguments_are_named(mdm, arguments, words):
+    with pytest.raises(UsageError, match=words):
+        UnmaskLM(**{"pretrained": mdm, **arguments})
+
+
+def test_an_estimator_that_masks_is_refused_for_an_arm():
+    with pytest.raises(UsageError, match="autoregressive model has no mask token"):
+        UnmaskLM(language_model(causal=True), estimator="mc")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (Run(()), "name at least one task"),
+        (Run(("piqa",), limit=0), "--limit 0"),
+        (Run(("piqa",), num_fewshot=-1), "--num-fewshot -1"),
+    ],
+)
+def test_bad_runs_are_named(mdm, run, words):
+    with pytest.raises(UsageError, match=words):
+        evaluate(UnmaskLM(mdm), run)
+
+
+def test_a_written_result_is_the_harness_json_with_our_part_and_without_this_machine_s_folders(mdm, data_dir, tmp_path):
+    result = evaluate(UnmaskLM(mdm, num_samples=4, progress=False), Run(("piqa",), data_dir))
+    write(result, tmp_path / "out/r.json")
+    text = (tmp_path / "out/r.json").read_text()
+    assert str(data_dir) not in text
+    stored = read(tmp_path / "out/r.json")
+    assert stored["results"]["piqa"]["acc,none"] == result["unmask"]["tasks"]["piqa"]["metrics"]["acc"]["value"]
+    assert "samples" not in stored
+    assert stored["configs"]["piqa"]["dataset_path"] == "baber/piqa"
+    (tmp_path / "other.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(UsageError, match="not a result of unmask eval"):
+        read(tmp_path / "other.json")
+    with pytest.raises(UsageError, match="no such file"):
+        read(tmp_path / "none.json")
+
+
+def test_the_estimate_error_of_accuracy_is_its_spread_over_seeds(mdm, data_dir):
+    values, errors = [], []
+    for seed in range(6):
+        model = UnmaskLM(mdm, num_samples=3, seed=seed, progress=False)
+        figures = evaluate(model, Run(("piqa",), data_dir))["unmask"]["tasks"]["piqa"]["metrics"]["acc_norm"]
+        values.append(figures["value"])
+        errors.append(figures["stderr_estimate"])
+    spread = torch.tensor(values).std().item()
+    assert spread / 4 < np.mean(errors) < 4 * spread + 0.1
