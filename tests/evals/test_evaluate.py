@@ -187,7 +187,10 @@ def test_chat_templates_are_rendered_and_their_lack_is_said(mdm):
     with pytest.raises(UsageError, match="no chat template"):
         model.apply_chat_template([{"role": "user", "content": "Hi"}])
     mdm_with = language_model(causal=False)
-    mdm_with.tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+    mdm_with.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}<bot>{% endif %}"
+    )
     model = UnmaskLM(mdm_with, progress=False)
     assert model.apply_chat_template([{"role": "user", "content": "Hi"}]) == "<user>Hi<bot>"
 
