@@ -80,7 +80,9 @@ def complementary_pairs(table: Table, samples: int, generator: torch.Generator) 
     """The full set once; the others' numbers 1..K-1 in pairs m, K - m whose sets are each other's rest."""
     rest = (samples - 1) // 2 * 2
     shift = torch.rand((), generator=generator).item()
-    firsts = [1 + int((row + shift) / (rest // 2) * (table.scored - 1)) % (table.scored - 1) for row in range(rest // 2)]
+    firsts = [
+        1 + int((row + shift) / (rest // 2) * (table.scored - 1)) % (table.scored - 1) for row in range(rest // 2)
+    ]
     counts = [count for first in firsts for count in (first, table.scored - first)]
     plan = counts_plan(table.scored, counts, generator, pairs=True)
     full_1K = torch.ones(1, table.scored, dtype=torch.bool)
@@ -103,11 +105,19 @@ def named(estimator: str, *, baseline: bool = True):
 def best_shares(table: Table, samples: int, generator: torch.Generator) -> likelihood.Estimate:
     """Ours, each stratum's share by its true spread."""
     plain = allocation.allocate(table.scored, samples)
-    complete = {group[0].first for group in plain if allocation._strata(table.scored, group) and len(group) == 1
-                and group[0].rows == allocation.number_of_sets(table.scored, group[0].first)}
+    complete = {
+        group[0].first
+        for group in plain
+        if allocation._strata(table.scored, group)
+        and len(group) == 1
+        and group[0].rows == allocation.number_of_sets(table.scored, group[0].first)
+    }
     spread = [0.0 if m in complete else max(each, 1e-9) for m, each in enumerate(table.spread(), start=1)]
     _, shares = allocation._shares(table.scored, samples - 1, spread)
-    groups = (*allocation._strata(table.scored, allocation._runs(table.scored, shares)), (Run(table.scored, table.scored, 1),))
+    groups = (
+        *allocation._strata(table.scored, allocation._runs(table.scored, shares)),
+        (Run(table.scored, table.scored, 1),),
+    )
     original = plans.allocate
     plans.allocate = lambda scored, num_samples: groups
     try:
@@ -175,12 +185,17 @@ def main() -> None:
                     continue
                 figures = measure(tables, name, samples, options.repeats)
                 rows.append({"scored": scored, "bound": bound, "estimator": name, "calls": samples, **figures})
-                line += f"  {samples}: {figures['rmse']:.3f} ({figures['reported_over_rmse']:.2f}, {figures['coverage_95']:.2f})"
+                honest = f"{figures['reported_over_rmse']:.2f}, {figures['coverage_95']:.2f}"
+                line += f"  {samples}: {figures['rmse']:.3f} ({honest})"
             print(line, flush=True)
     if options.json:
         validation = {"params": sum(p.numel() for p in lm.model.parameters()), "objective": lm.objective}
-        result = {"machine": machine.describe(), "model": validation, "settings": {"texts": options.texts,
-                  "prompt": options.prompt, "repeats": options.repeats}, "rows": rows}
+        result = {
+            "machine": machine.describe(),
+            "model": validation,
+            "settings": {"texts": options.texts, "prompt": options.prompt, "repeats": options.repeats},
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

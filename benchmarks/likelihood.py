@@ -2,12 +2,12 @@
 
     python benchmarks/likelihood.py TRAINED_MODEL --data-dir DIR [--size 19M] [--items 3] [--json FILE]
 
-The reference scores one request at a time: a batch of `--reference-draws` maskings of it (t low-discrepancy, each answer
-token masked with probability t, weight 1/t), logits of every position. Ours are `likelihood.score`.
+The reference scores one request at a time: a batch of `--reference-draws` maskings of it (t low-discrepancy, each
+answer token masked with probability t, weight 1/t), logits of every position. Ours are `likelihood.score`.
 
 Equal error: on the trained model the error of the reference's draws is measured against the bound (exact, or from 4,096
 of our calls) as the root mean square over repeats; ours gets the fewest draws whose error is no larger, for each task.
-Speed: both then score the same requests with a network of `--size` (random weights, vocabulary 32,000; weights change no
+Speed: both then score the same requests with a network of `--size` (random weights, vocabulary 32,000; they change no
 time), the trained model's tokens taken as they are. Requests are the options of HellaSwag, PIQA and BoolQ and the last
 words of LAMBADA, an equal number of items of each.
 """
@@ -94,7 +94,9 @@ def equal_error(lm: unmask.LanguageModel, requests: list[Request], draws: int, r
         "our_samples": samples,
         "our_rmse": ours,
         "our_reported_error": reported.square().mean().sqrt().item(),
-        "our_calls_per_request": sum(e.network_calls for each in scored for e in each.estimates) / len(scored) / len(requests),
+        "our_calls_per_request": sum(e.network_calls for each in scored for e in each.estimates)
+        / len(scored)
+        / len(requests),
         "exact_share": sum(e.exact for e in scored[0].estimates) / len(requests),
         "scored_tokens": sum(len(request.continuation) for request in requests) / len(requests),
     }
