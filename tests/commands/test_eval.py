@@ -1,15 +1,12 @@
 """`unmask eval` and `unmask compare`, as the command line runs them."""
 
+import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
+from small_benchmarks import data_folder, language_model
 from unmask import cli
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "evals"))
-from benchmarks import data_folder, language_model
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +18,13 @@ def data_dir(tmp_path_factory):
 def mdm(tmp_path_factory):
     directory = tmp_path_factory.mktemp("mdm")
     language_model(causal=False).save(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("arm")
+    language_model(causal=True).save(directory)
     return str(directory)
 
 
@@ -71,7 +75,9 @@ def test_eval_as_json_prints_nothing_else(mdm, data_dir, capsys):
         (("--tasks", "piqa", "--guidance", "-1"), "guidance -1.0"),
         (("--tasks", "piqa", "--guidance", "nan"), "guidance nan"),
         (("--tasks", "piqa", "--estimator", "best"), "estimator 'best'"),
+        (("--tasks", "piqa", "--num-samples", "0"), "num_samples 0"),
         (("--tasks", ","), "--tasks"),
+        (("--tasks", "piqa", "--data-dir", "nowhere"), "--data-dir nowhere: no such directory"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(mdm, data_dir, capsys, arguments, words):
@@ -79,6 +85,60 @@ def test_bad_input_is_one_line_and_status_2(mdm, data_dir, capsys, arguments, wo
     assert (status, out) == (2, "")
     assert words in err
     assert len([line for line in err.splitlines() if "unmask: error" in line]) == 1
+
+
+def one_error(capsys, *arguments):
+    status, out, err = unmask(capsys, *arguments)
+    assert out == ""
+    (line,) = [line for line in err.splitlines() if "error" in line]
+    return status, line
+
+
+@pytest.mark.parametrize("extra", [("--estimator", "mc"), ("--guidance", "0.5")])
+def test_an_autoregressive_model_is_told_that_it_has_no_mask_token(arm, data_dir, capsys, extra):
+    status, line = one_error(capsys, "eval", arm, "--tasks", "piqa", "--data-dir", data_dir, *extra)
+    assert status == 2
+    assert "mask token" in line
+    status, line = one_error(capsys, "tune-guidance", arm, "--task", "piqa", "--data-dir", data_dir)
+    assert status == 2
+    assert "mask token" in line
+
+
+def test_without_the_harness_the_extra_is_named(mdm, data_dir, capsys, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else find_spec(name))
+    for arguments in (("eval", mdm, "--tasks", "piqa"), ("tune-guidance", mdm, "--task", "piqa")):
+        status, line = one_error(capsys, *arguments, "--data-dir", data_dir)
+        assert status == 2
+        assert line.endswith("lm-eval is not installed: pip install 'unmask[eval]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--weights", "0", "-1"), "guidance -1.0"),
+        (("--weights", "0", "nan"), "guidance nan"),
+        (("--estimators", "best"), "estimator 'best'"),
+        (("--limit", "0"), "--limit 0"),
+        (("--share", "1"), "--share 1.0"),
+        (("--metric", "accuracy"), "--metric accuracy: piqa has acc"),
+        (("--task", "piqaa"), "did you mean 'piqa'"),
+    ],
+)
+def test_bad_tuning_is_one_line_and_status_2(mdm, data_dir, capsys, arguments, words):
+    status, line = one_error(capsys, "tune-guidance", mdm, "--task", "piqa", "--data-dir", data_dir, *arguments)
+    assert status == 2
+    assert words in line
+
+
+def test_tune_guidance_prints_what_was_chosen_and_writes_all(mdm, data_dir, tmp_path, capsys):
+    arguments = ("--task", "piqa", "--weights", "0", "1", "--estimators", "auto", "--share", "0.5")
+    options = ("--data-dir", data_dir, "--num-samples", "4", "--json", tmp_path / "tuned.json")
+    status, out, _ = unmask(capsys, "tune-guidance", mdm, *arguments, *options)
+    assert status == 0
+    found = json.loads((tmp_path / "tuned.json").read_text())
+    assert f"w = {found['chosen']['guidance']:g}, auto" in out
+    assert len(found["tried"]) == 2
 
 
 def test_compare_refuses_what_is_no_result(tmp_path, capsys):

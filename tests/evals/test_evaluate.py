@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from benchmarks import LAMBADA, data_folder, language_model, write_lines
 
+from small_benchmarks import LAMBADA, data_folder, language_model, write_lines
 from unmask import likelihood
 from unmask.errors import UsageError
 from unmask.evals.evaluate import Run, evaluate, read, write
@@ -213,6 +213,21 @@ def test_arguments_may_be_text_as_the_harness_gives_them(mdm):
 def test_bad_arguments_are_named(mdm, arguments, words):
     with pytest.raises(UsageError, match=words):
         UnmaskLM(**{"pretrained": mdm, **arguments})
+
+
+def test_the_harness_makes_our_model_by_its_name(mdm, tmp_path):
+    from lm_eval.api.registry import get_model
+
+    from unmask.evals.__main__ import register
+
+    mdm.save(tmp_path)
+    register()
+    register()
+    model = get_model("unmask").create_from_arg_string(
+        f"pretrained={tmp_path},guidance=0.6,estimator=chain", {"batch_size": 2, "max_batch_size": None, "device": None}
+    )
+    assert isinstance(model, UnmaskLM)
+    assert model.settings == likelihood.Settings("chain", guidance=0.6, batch_size=2)
 
 
 def test_an_estimator_that_masks_is_refused_for_an_arm():

@@ -1,6 +1,6 @@
 import pytest
-from benchmarks import BOOLQ, PIQA, data_folder, write_lines
 
+from small_benchmarks import BOOLQ, PIQA, data_folder, write_lines
 from unmask.errors import UsageError
 from unmask.evals.offline import leaf_tasks, load_tasks, local_splits
 

@@ -1,6 +1,6 @@
 import pytest
-from benchmarks import data_folder, language_model
 
+from small_benchmarks import data_folder, language_model
 from unmask.errors import UsageError
 from unmask.evals.tuning import Tuning, split_items, tune
 
