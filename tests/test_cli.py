@@ -116,7 +116,8 @@ def test_every_command_refuses_an_unknown_option_in_one_line(name: str) -> None:
 
 
 def test_the_help_lists_the_commands_that_there_are() -> None:
-    assert {module.name for module in pkgutil.iter_modules(unmask.commands.__path__)} == set(cli.COMMANDS)
+    modules = {module.name.replace("_", "-") for module in pkgutil.iter_modules(unmask.commands.__path__)}
+    assert modules == set(cli.COMMANDS)
 
 
 # Dispatch and errors, with a command that does what the test says
