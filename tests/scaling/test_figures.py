@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -82,3 +83,23 @@ def test_scaling_and_report_import_no_torch():
         "unmask.commands.scaling; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_series_of_one_objective_have_its_colour_lines_of_their_own_and_rows_of_panels():
+    names = {"mlm": ("mlm@0.15", "mlm@0.5"), "arm": ("arm", "arm@u1000000", "span@0.15")}
+    points = [
+        dataclasses.replace(point, objective=name)
+        for like, series in names.items()
+        for name in series
+        for point in synthetic.points(BUDGETS, sizes=4, laws={like: synthetic.LAWS["arm"]}, noise=0.01, seed=len(name))
+    ]
+    fit = fit_isoflop(points, bootstrap=50)
+    panels = figures.isoflop_figure(points, fit).axes
+    titles = [panel.get_title(loc="left") for panel in panels if panel.axison]
+    assert titles == ["MLM 15%", "MLM 50%", "ARM", "ARM, 1M unique", "span corruption 15%"]
+    assert panels[0].get_position().y0 > panels[3].get_position().y0
+    axes = figures.loss_compute_figure(points, fit).axes[0]
+    axes.figure.canvas.draw()
+    laws = [line for line in axes.lines if len(line.get_xdata()) == 100]
+    assert [line.get_color() for line in laws][:3] == ["#009e73", "#009e73", "#d55e00"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in laws}) == 5

@@ -12,6 +12,7 @@ import pytest
 import synthetic_study as synthetic
 from unmask.errors import UsageError
 from unmask.scaling import fit_isoflop
+from unmask.scaling.isoflop import residuals
 from unmask.scaling.points import Point
 
 BUDGETS = [1e12, 3e12, 1e13, 3e13, 1e14]
@@ -190,3 +191,27 @@ def test_without_resamples_the_t_intervals_remain():
     found = fit_isoflop(synthetic.points(BUDGETS, noise=0.01), bootstrap=0).objectives["mdm"]
     assert found.loss_law.exponent_ci95 == found.loss_law.exponent_ci95_t
     assert found.minima[0].params_ci95 is None
+
+
+def test_each_amount_of_data_has_laws_of_its_own_compared_on_the_same_amount():
+    points = synthetic.points(BUDGETS, noise=0.005)
+    scarce = [
+        dataclasses.replace(point, loss=point.loss + 0.2, unique_tokens=1e5)
+        for point in synthetic.points(BUDGETS, noise=0.005, seed=1)
+    ]
+    whole = [dataclasses.replace(point, unique_tokens=1e12) for point in points]
+    fit = fit_isoflop([*whole, *scarce], bootstrap=100)
+    assert list(fit.objectives) == [
+        "mdm@u1000000000000",
+        "arm@u1000000000000",
+        "mdm@u100000",
+        "arm@u100000",
+    ]
+    assert [(gap.objective, gap.baseline) for gap in fit.gaps] == [
+        ("mdm@u1000000000000", "arm@u1000000000000"),
+        ("mdm@u100000", "arm@u100000"),
+    ]
+    # the laws of one amount are those of its points alone
+    alone = fit_isoflop(points, bootstrap=0).objectives["mdm"]
+    assert fit.objectives["mdm@u1000000000000"].loss_law.exponent == pytest.approx(alone.loss_law.exponent)
+    assert {point.objective for point, _ in residuals([*whole, *scarce], fit)} == set(fit.objectives)

@@ -84,3 +84,18 @@ def test_budgets_hold_points_whose_flops_differ_by_less_than_a_step():
     found = points.budgets(near)
     assert [len(budget.points) for budget in found] == [3, 1]
     assert found[0].flops == pytest.approx((0.97 * 1 * 0.99) ** (1 / 3) * 1e12)
+
+
+def test_runs_that_repeat_different_amounts_of_data_are_series_apart():
+    few, many = (Point("mdm", 6e12, 1e5, 1e7, 5.1, unique_tokens=unique) for unique in (1e6, 2e7))
+    arm = Point("arm", 6e12, 1e5, 1e7, 5.0, unique_tokens=2e7)
+    found = points.split_by_data([few, many, arm])
+    assert [each.objective for each in found] == ["mdm@u1000000", "mdm@u20000000", "arm"]
+    assert points.split_by_data(found) == found
+
+
+def test_limits_that_no_run_reaches_make_no_series():
+    given = [Point("mdm", 6e12, 1e5, 1e7, 5.1, unique_tokens=unique) for unique in (None, 1e7, 2e7)]
+    assert points.split_by_data(given) == given
+    alike = [Point("mdm", 6e12, n, 1e12 / n, 5.1, unique_tokens=2e6) for n in (1e5, 1e6)]
+    assert points.split_by_data(alike) == alike

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation, HeldOut
 from unmask.report.markup import decimals, interval, name_of, power, text
-from unmask.scaling import numbers
+from unmask.scaling import numbers, series
 from unmask.scaling.isoflop import IsoflopFit
 from unmask.scaling.laws import ComputeGap
 from unmask.scaling.study import Study
@@ -91,7 +91,7 @@ def percent(share: float) -> str:
 
 
 def _colored(objective: str, figure: str) -> str:
-    return f'<span class="nowrap {text(objective)}">{figure}</span>'
+    return f'<span class="nowrap {text(series.kind(objective))}">{figure}</span>'
 
 
 def _gap_finding(gap: ComputeGap, fit: IsoflopFit) -> Finding:

@@ -6,7 +6,7 @@ import html
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
-from unmask.scaling import numbers
+from unmask.scaling import numbers, series
 
 
 def text(value: object) -> str:
@@ -50,9 +50,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequenc
 
 
 def name_of(objective: str) -> str:
-    """An objective in its colour."""
-    kind = objective.partition("@")[0]
-    return f'<span class="objective {text(kind)}">{text(numbers.label(objective))}</span>'
+    """A series in the colour of its objective."""
+    return f'<span class="objective {text(series.kind(objective))}">{text(series.label(objective))}</span>'
 
 
 def power(value: float) -> str:

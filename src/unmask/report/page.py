@@ -30,7 +30,7 @@ from unmask.scaling import numbers
 from unmask.scaling.isoflop import IsoflopFit, Minimum, fit_isoflop
 from unmask.scaling.json_fits import dumps
 from unmask.scaling.laws import PowerLaw
-from unmask.scaling.points import write_csv
+from unmask.scaling.points import split_by_data, write_csv
 from unmask.scaling.study import FinishedRun, Study
 
 FIGURES = {
@@ -70,9 +70,10 @@ def write_report(directory: Path, *, bootstrap: int = 1000, seed: int = 0) -> Pa
         unfit = str(error).removeprefix(f"{directory}: ")
         (directory / "fits.json").unlink(missing_ok=True)
 
+    points = split_by_data(study.points)
     report = directory / "report"
     report.mkdir(exist_ok=True)
-    files = figures.save_all(study.points, fit, report / "figures")
+    files = figures.save_all(points, fit, report / "figures")
     write_csv(study.points, report / "points.csv")
     tables.write(study, fit, report / "tables")
     page = report / "index.html"
@@ -342,10 +343,10 @@ def _limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
 
 
 def _runs(study: Study) -> Iterable[str]:
-    best: dict[tuple[str, float], float] = {}
-    for point in study.points:
-        key = (point.objective, point.flops)
-        best[key] = min(point.loss, best.get(key, point.loss))
+    best: dict[tuple[str, float], str] = {}
+    for point in sorted(split_by_data(study.points), key=lambda point: point.loss):
+        best.setdefault((point.objective, point.flops), point.name)
+    lowest = set(best.values())
 
     def row(run: FinishedRun) -> list[str]:
         end, point = run.end, run.point
@@ -353,11 +354,11 @@ def _runs(study: Study) -> Iterable[str]:
             loss = "not measured"
         else:
             loss = plus_minus(point.loss, cast("float | None", end.get("standard_error")))
-            if point.loss == best[point.objective, point.flops]:
+            if run.plan.name in lowest:
                 loss = f"<b>{loss}</b>"
         bits, bound, seconds = end.get("bits_per_byte"), end.get("bound"), end.get("seconds")
         return [
-            name_of(run.plan.objective),
+            name_of(run.plan.series),
             power(run.plan.flops),
             text(run.plan.size),
             numbers.count(run.plan.params),

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from unmask.scaling import numbers
+from unmask.scaling import numbers, series
 from unmask.scaling.isoflop import IsoflopFit
 from unmask.scaling.laws import Interval
 from unmask.scaling.study import Study
@@ -40,7 +40,7 @@ def latex(fit: IsoflopFit) -> str:
                 continue
             minima.append(
                 [
-                    escaped(numbers.label(name)),
+                    escaped(series.label(name)),
                     _power(minimum.flops),
                     escaped(numbers.count(minimum.params)),
                     _between(minimum.params_ci95, numbers.count),
@@ -54,7 +54,7 @@ def latex(fit: IsoflopFit) -> str:
         for symbol, law in (("L", each.loss_law), ("N", each.params_law), ("D", each.tokens_law)):
             if law is not None:
                 low_high = _between(law.exponent_ci95, "{:.4f}".format)
-                laws.append([escaped(numbers.label(name)), f"${symbol}$", f"${law.exponent:.4f}$", low_high])
+                laws.append([escaped(series.label(name)), f"${symbol}$", f"${law.exponent:.4f}$", low_high])
     return (
         "% needs \\usepackage{booktabs}\n"
         + _tabular("lrrrrrr", ["", "FLOPs", "$N^*$", "95\\%", "$D^*$", "loss", "95\\%"], minima)

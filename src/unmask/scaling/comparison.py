@@ -14,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from unmask.scaling.laws import Interval, PowerLaw, percentile_interval
+from unmask.scaling.series import pairs
 
 LEVEL = 0.05
 """Exponents are called different where the larger of the p-values is below this."""
@@ -75,21 +76,10 @@ class ExponentTest:
         }
 
 
-def baseline_of(names: list[str]) -> str:
-    """What the others are compared with: the ARM where it is there, else the first."""
-    return "arm" if "arm" in names else names[0]
-
-
 def exponent_tests(fits: Mapping[str, Scaled]) -> list[ExponentTest]:
-    """Each objective's exponents of N, D and L against those of the baseline."""
-    names = [name for name, fit in fits.items() if fit.loss_law is not None]
-    if len(names) < 2:
-        return []
-    baseline = baseline_of(names)
+    """Each series' exponents of N, D and L against those of its baseline."""
     tests: list[ExponentTest] = []
-    for name in names:
-        if name == baseline:
-            continue
+    for name, baseline in pairs([name for name, fit in fits.items() if fit.loss_law is not None]):
         for what in ("params", "tokens", "loss"):
             law, base = (getattr(fits[each], f"{what}_law") for each in (name, baseline))
             if law is not None and base is not None:

@@ -1,23 +1,35 @@
 """The figures of a study: IsoFLOP curves with their minima, and loss against compute with the gap between objectives.
 
 Every figure comes in a wide and a narrow form (a page and a phone) and in two themes. The pages show the dark theme to
-readers who prefer it; print and slides take the light one, as SVG or PNG. Colours are from the Okabe-Ito palette, which
-readers with colour blindness can tell apart; what they mean is written beside the lines.
+readers who prefer it; print and slides take the light one, as SVG or PNG. What colours
+(`figure_style`) mean is written beside the lines.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
 from unmask.machine import set_up_environment
-from unmask.scaling import numbers
+from unmask.scaling import numbers, series
 from unmask.scaling import points as points_module
+from unmask.scaling.figure_style import (
+    DARK,
+    LIGHT,
+    Shape,
+    Theme,
+    color_of,
+    dashes_of,
+    mixed,
+    new_figure,
+    panel_grid,
+    panels_of,
+    rc_settings,
+)
 from unmask.scaling.isoflop import IsoflopFit, Minimum, ObjectiveFit, residuals
 from unmask.scaling.laws import Array, ComputeGap, PowerLaw
 from unmask.scaling.points import Point
@@ -26,42 +38,8 @@ set_up_environment()  # matplotlib looks for a directory that it can write to wh
 
 import matplotlib as mpl  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
-from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
-
-Shape = Literal["wide", "narrow"]
-
-
-@dataclass(frozen=True)
-class Theme:
-    """The colours of a figure."""
-
-    name: str
-    paper: str
-    ink: str
-    faint: str
-    grid: str
-    objectives: dict[str, str]
-
-
-LIGHT = Theme(
-    "light",
-    paper="#ffffff",
-    ink="#1d2430",
-    faint="#667085",
-    grid="#e6e9ef",
-    objectives={"mdm": "#0072b2", "arm": "#d55e00", "mlm": "#009e73", "span": "#a8598a", "any_order": "#2b8fc4"},
-)
-DARK = Theme(
-    "dark",
-    paper="#171b22",
-    ink="#e8ebf0",
-    faint="#9aa4b4",
-    grid="#2b313c",
-    objectives={"mdm": "#56b4e9", "arm": "#f2935c", "mlm": "#35c69b", "span": "#e0a3c8", "any_order": "#a8d4f0"},
-)
 
 
 def isoflop_figure(
@@ -69,18 +47,17 @@ def isoflop_figure(
 ) -> Figure:
     """A panel for each objective: loss against size at each budget, the parabolas, and their minima with intervals."""
     groups = points_module.by_objective(points)
-    columns, rows = (len(groups), 1) if shape == "wide" else (1, len(groups))
-    size = (max(6.4, 4.7 * columns), 4.3) if shape == "wide" else (4.6, 3.7 * rows)
-    with mpl.rc_context(cast(Any, _style(theme, shape))):
-        figure = _new_figure(size)
-        axes = cast(Any, figure).subplots(rows, columns, sharey=True, sharex=shape == "narrow", squeeze=False)
-        panels = cast("list[Axes]", [panel for row in axes for panel in row])
+    columns, rows = panel_grid(len(groups), shape)
+    size = (max(6.4, 4.7 * columns), 4.3 * rows) if shape == "wide" else (4.6, 3.7 * rows)
+    with mpl.rc_context(cast(Any, rc_settings(theme, shape))):
+        figure = new_figure(size)
+        panels = panels_of(figure, len(groups), rows, columns, shape)
         for number, ((objective, group), panel) in enumerate(zip(groups.items(), panels, strict=True)):
             fitted = fit.objectives.get(objective) if fit else None
             _isoflop_panel(panel, objective, group, fitted, theme)
-            if shape == "narrow" or number == 0:
+            if number % columns == 0:
                 panel.set_ylabel("validation loss (nats per token)")
-            if shape == "wide" or number == len(panels) - 1:
+            if number + columns >= len(panels):
                 panel.set_xlabel("non-embedding parameters N")
         return figure
 
@@ -89,8 +66,8 @@ def loss_compute_figure(
     points: Sequence[Point], fit: IsoflopFit | None, *, shape: Shape = "wide", theme: Theme = LIGHT
 ) -> Figure:
     """Loss against compute on logarithmic axes: all runs, the minima, the power laws with bands, the compute gap."""
-    with mpl.rc_context(cast(Any, _style(theme, shape))):
-        figure = _new_figure((8.6, 4.8) if shape == "wide" else (4.6, 4.4))
+    with mpl.rc_context(cast(Any, rc_settings(theme, shape))):
+        figure = new_figure((8.6, 4.8) if shape == "wide" else (4.6, 4.4))
         axes = cast(Axes, cast(Any, figure).subplots())
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -98,11 +75,13 @@ def loss_compute_figure(
         high = max(point.flops for point in points)
         reach = max((high / low) ** 0.12, 1.25)
         ends: list[tuple[float, str, str]] = []
-        for objective, group in points_module.by_objective(points).items():
-            color = _color(theme, objective)
+        groups = points_module.by_objective(points)
+        dashes = dashes_of(list(groups))
+        for objective, group in groups.items():
+            color = color_of(theme, objective)
             fitted = fit.objectives.get(objective) if fit else None
             axes.plot([p.flops for p in group], [p.loss for p in group], "o", ms=3.2, mew=0, color=color, alpha=0.45)
-            end = _draw_law(axes, fitted, color, low / reach, high * reach, group)
+            end = _draw_law(axes, fitted, color, dashes[objective], low / reach, high * reach, group)
             ends.append((end, _law_label(objective, fitted), color))
         if fit and fit.compute_gap:
             _draw_gap(axes, fit, fit.compute_gap, theme)
@@ -126,33 +105,32 @@ def residual_figure(
 ) -> Figure:
     """A panel for each objective: how far each run lies from the parabola of its budget."""
     groups = points_module.by_objective(points)
-    columns, rows = (len(groups), 1) if shape == "wide" else (1, len(groups))
-    size = (max(6.4, 4.7 * columns), 3.2) if shape == "wide" else (4.6, 2.8 * rows)
+    columns, rows = panel_grid(len(groups), shape)
+    size = (max(6.4, 4.7 * columns), 3.2 * rows) if shape == "wide" else (4.6, 2.8 * rows)
     found = residuals(points, fit) if fit else []
-    with mpl.rc_context(cast(Any, _style(theme, shape))):
-        figure = _new_figure(size)
-        axes = cast(Any, figure).subplots(rows, columns, sharey=True, sharex=shape == "narrow", squeeze=False)
-        panels = cast("list[Axes]", [panel for row in axes for panel in row])
+    with mpl.rc_context(cast(Any, rc_settings(theme, shape))):
+        figure = new_figure(size)
+        panels = panels_of(figure, len(groups), rows, columns, shape)
         for number, (objective, panel) in enumerate(zip(groups, panels, strict=True)):
-            color = _color(theme, objective)
+            color = color_of(theme, objective)
             mine = [(point, value) for point, value in found if point.objective == objective]
             panel.set_xscale("log")
             panel.axhline(0, color=theme.faint, lw=1)
             budgets = sorted({point.flops for point, _ in mine})
             for point, value in mine:
-                shade = _mix(theme.paper, color, 0.45 + 0.55 * (budgets.index(point.flops) + 1) / len(budgets))
+                shade = mixed(theme.paper, color, 0.45 + 0.55 * (budgets.index(point.flops) + 1) / len(budgets))
                 panel.plot(point.params, value, "o", ms=5, mew=0, color=shade)
             std = fit.objectives[objective].noise_std if fit and objective in fit.objectives else None
             if std:
                 panel.axhspan(-2 * std, 2 * std, color=color, alpha=0.1, lw=0)
-            panel.set_title(numbers.label(objective), color=color, loc="left", fontweight="bold")
+            panel.set_title(series.label(objective), color=color, loc="left", fontweight="bold")
             panel.xaxis.set_major_formatter(FuncFormatter(_count_tick))
             panel.xaxis.set_minor_formatter(NullFormatter())
             panel.yaxis.set_major_locator(MaxNLocator(5))
             panel.tick_params(labelleft=True)
-            if shape == "narrow" or number == 0:
+            if number % columns == 0:
                 panel.set_ylabel("run less parabola (nats)")
-            if shape == "wide" or number == len(panels) - 1:
+            if number + columns >= len(panels):
                 panel.set_xlabel("non-embedding parameters N")
         return figure
 
@@ -189,7 +167,7 @@ def save_all(points: Sequence[Point], fit: IsoflopFit | None, directory: Path) -
 def _isoflop_panel(
     axes: Axes, objective: str, points: Sequence[Point], fitted: ObjectiveFit | None, theme: Theme
 ) -> None:
-    color = _color(theme, objective)
+    color = color_of(theme, objective)
     budgets = points_module.budgets(points)
     axes.set_xscale("log")
     everything = [point.params for point in points]
@@ -202,7 +180,7 @@ def _isoflop_panel(
     trail: list[tuple[float, float]] = []
     for number, budget in enumerate(budgets):
         # the more compute, the stronger the colour
-        shade = _mix(theme.paper, color, 0.45 + 0.55 * (number + 1) / len(budgets))
+        shade = mixed(theme.paper, color, 0.45 + 0.55 * (number + 1) / len(budgets))
         params = np.array([point.params for point in budget.points])
         loss = np.array([point.loss for point in budget.points])
         minimum = fitted.minima[number] if fitted else None
@@ -229,7 +207,7 @@ def _isoflop_panel(
                 trail.append((minimum.params, minimum.loss))
     if len(trail) > 1:
         axes.plot(*zip(*trail, strict=True), ls=(0, (1, 2)), lw=1.2, color=theme.faint, zorder=2)
-    axes.set_title(numbers.label(objective), color=color, loc="left", fontweight="bold")
+    axes.set_title(series.label(objective), color=color, loc="left", fontweight="bold")
     if fitted and fitted.params_law:
         law = rf"best $N \propto C^{{{fitted.params_law.exponent:.2f}}}$"
         axes.set_title(law, color=theme.faint, loc="right", fontsize="small")
@@ -250,7 +228,13 @@ def _draw_minimum(axes: Axes, minimum: Minimum, color: str, theme: Theme) -> Non
 
 
 def _draw_law(
-    axes: Axes, fitted: ObjectiveFit | None, color: str, low: float, high: float, points: Sequence[Point]
+    axes: Axes,
+    fitted: ObjectiveFit | None,
+    color: str,
+    dashes: Any,
+    low: float,
+    high: float,
+    points: Sequence[Point],
 ) -> float:
     """Draw minima and law of one objective; returns the loss at its right end."""
     if fitted is None or fitted.loss_law is None:
@@ -260,7 +244,7 @@ def _draw_law(
     band = law.band(flops)
     if band is not None:
         axes.fill_between(flops, *band, color=color, alpha=0.14, lw=0)
-    axes.plot(flops, law.predict(flops), "-", lw=1.8, color=color)
+    axes.plot(flops, law.predict(flops), ls=dashes, lw=1.8, color=color)
     for minimum in fitted.usable:
         if minimum.loss is None:
             continue
@@ -324,7 +308,7 @@ def _end_labels(axes: Axes, ends: list[tuple[float, str, str]], at: float) -> No
 
 
 def _law_label(objective: str, fitted: ObjectiveFit | None) -> str:
-    name = rf"$\bf{{{numbers.label(objective)}}}$".replace(" ", r"\ ")
+    name = rf"$\bf{{{series.label(objective)}}}$".replace(" ", r"\ ").replace("%", r"\%")
     if fitted is None or fitted.loss_law is None:
         return name
     return name + "\n" + rf"$L \propto C^{{{fitted.loss_law.exponent:.4f}}}$".replace("-", "−")
@@ -351,45 +335,3 @@ def _power_of_ten(value: float) -> str:
 
 def _geomspace(low: float, high: float) -> Array:
     return np.exp(np.linspace(math.log(low), math.log(high), 100))
-
-
-def _color(theme: Theme, objective: str) -> str:
-    return theme.objectives.get(objective.partition("@")[0], theme.ink)
-
-
-def _mix(paper: str, color: str, share: float) -> tuple[float, float, float]:
-    back, front = to_rgb(paper), to_rgb(color)
-    red, green, blue = (share * c + (1 - share) * b for b, c in zip(back, front, strict=True))
-    return red, green, blue
-
-
-def _new_figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _style(theme: Theme, shape: Shape) -> dict[str, Any]:
-    return {
-        "font.family": "DejaVu Sans",  # comes with matplotlib
-        "font.size": 10.5 if shape == "wide" else 10,
-        "mathtext.fontset": "dejavusans",
-        "figure.facecolor": theme.paper,
-        "savefig.facecolor": theme.paper,
-        "axes.facecolor": theme.paper,
-        "axes.edgecolor": theme.faint,
-        "axes.labelcolor": theme.ink,
-        "axes.titlesize": "large",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": theme.grid,
-        "grid.linewidth": 0.8,
-        "text.color": theme.ink,
-        "xtick.color": theme.faint,
-        "ytick.color": theme.faint,
-        "xtick.labelcolor": theme.ink,
-        "ytick.labelcolor": theme.ink,
-        "xtick.minor.size": 2,
-    }

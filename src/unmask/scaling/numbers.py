@@ -5,13 +5,6 @@ from __future__ import annotations
 import math
 
 LETTERS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
-LABELS = {"mdm": "MDM", "arm": "ARM", "mlm": "MLM", "span": "span corruption", "any_order": "any order"}
-
-
-def label(objective: str) -> str:
-    """An objective as readers know it; of one at a fixed rate ("mlm@0.3") with the rate."""
-    name, _, rate = objective.partition("@")
-    return LABELS.get(name, name) + (f" {float(rate):.0%}" if rate else "")
 
 
 def count(value: float) -> str:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from unmask.errors import UsageError
 from unmask.scaling import points as points_module
 from unmask.scaling.bootstrap import in_chunks, resample_weights
-from unmask.scaling.comparison import ExponentTest, baseline_of, exponent_tests
+from unmask.scaling.comparison import ExponentTest, exponent_tests
 from unmask.scaling.huber import DELTA, LARGEST_EXPONENT, SMALLEST_EXPONENT, LogHuber
 from unmask.scaling.laws import (
     ENOUGH,
@@ -34,6 +34,7 @@ from unmask.scaling.laws import (
     percentile_interval,
 )
 from unmask.scaling.points import Point
+from unmask.scaling.series import pairs
 from unmask.scaling.varpro import VariableProjection
 
 Solver = Literal["huber", "varpro"]
@@ -296,7 +297,10 @@ def _fit_objective(
         flops_range=_range(point.flops for point in points),
         left_out_error=_left_out(problem, best_K, points, solver, projection),
         cross_check=dict(zip(NAMES, other, strict=True)),
-        notes=tuple(_notes(ci95, dict(zip(NAMES, values, strict=True)), at_bound_5, bool(bootstrap), len(draws_R5))),
+        notes=(
+            *_repeat_notes(points),
+            *_notes(ci95, dict(zip(NAMES, values, strict=True)), at_bound_5, bool(bootstrap), len(draws_R5)),
+        ),
         draws_R5=draws_R5,
     )
 
@@ -321,6 +325,12 @@ def _left_out(
         theta_GK = projection.theta(found.theta_RK, weights_GP)
     error_GP = np.abs(np.expm1(problem.residuals(theta_GK)))
     return float(error_GP[budget_P, np.arange(len(points))].mean())
+
+
+def _repeat_notes(points: Iterable[Point]) -> Iterable[str]:
+    repeating = sum(point.unique_tokens is not None and point.tokens > point.unique_tokens for point in points)
+    if repeating:
+        yield f"{repeating} runs repeat their data, which this law takes for new: --method repeated does not."
 
 
 def _notes(
@@ -348,19 +358,13 @@ def _notes(
 
 
 def _gaps(laws: dict[str, ParametricLaw], losses: Sequence[float] | None) -> Iterable[ComputeGap]:
-    if len(laws) < 2:
-        return
-    baseline = baseline_of(list(laws))
-    base = laws[baseline]
-
     def reached(law: ParametricLaw) -> Interval:
         high, low = (float(law.loss_law.predict(flops)) for flops in law.flops_range)
         return low, high
 
-    theirs = reached(base)
-    for name, law in sorted(laws.items(), key=lambda item: item[0] != "mdm"):
-        if name == baseline:
-            continue
+    for name, baseline in pairs(list(laws)):
+        law, base = laws[name], laws[baseline]
+        theirs = reached(base)
         mine = reached(law)
         low, high = max(mine[0], theirs[0]), min(mine[1], theirs[1])
         asked = losses or np.geomspace(max(mine[1], theirs[1]), min(mine[0], theirs[0]), GAP_LOSSES).tolist()

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from unmask import config, sizes
 from unmask.errors import UnmaskError, UsageError
+from unmask.scaling.series import series_name
 
 FORMAT = "unmask-study-1"
 
@@ -61,8 +62,7 @@ class PlannedRun:
     @property
     def series(self) -> str:
         """What is fitted as one: the objective, and with a fixed rate of masks also the rate."""
-        rate = self.settings.get("mask_rate")
-        return self.objective if rate is None else f"{self.objective}@{rate:g}"
+        return series_name(self.objective, mask_rate=self.settings.get("mask_rate"))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unmask.errors import UsageError
+from unmask.scaling.series import series_name
 
 COLUMNS = ("objective", "flops", "params", "tokens", "loss")
 BUDGET_TOLERANCE = 1.05
@@ -34,7 +35,7 @@ class Point:
     loss: float
     """Held-out loss in nats per token."""
     unique_tokens: float | None = None
-    """Distinct training tokens, where the data was repeated or limited."""
+    """Distinct tokens that there were to train on, where that is known: repeated if fewer than `tokens`."""
     convention: str | None = None
     """How `flops` was counted ("6nd", "full"), where the source says so."""
     name: str = ""
@@ -117,6 +118,26 @@ def by_objective(points: Iterable[Point]) -> dict[str, list[Point]]:
     for point in points:
         groups.setdefault(point.objective, []).append(point)
     return groups
+
+
+def split_by_data(points: Sequence[Point]) -> list[Point]:
+    """The same points; where an objective's runs repeat different amounts of data, each amount is a series of its own.
+
+    An amount is that of `unique_tokens`, and the objective is then named by `series_name`. Twice is as once.
+    """
+    limits: dict[str, set[float | None]] = {}
+    repeating: set[str] = set()
+    for point in points:
+        limits.setdefault(point.objective, set()).add(point.unique_tokens)
+        if point.unique_tokens is not None and point.tokens > point.unique_tokens:
+            repeating.add(point.objective)
+    apart = {objective for objective in repeating if len(limits[objective]) > 1}
+    return [
+        replace(point, objective=series_name(point.objective, unique_tokens=point.unique_tokens))
+        if point.objective in apart
+        else point
+        for point in points
+    ]
 
 
 def budgets(points: Sequence[Point]) -> list[Budget]:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from unmask.records import Record
-from unmask.scaling import numbers, study
+from unmask.scaling import numbers, series, study
 from unmask.scaling.plan import Plan, PlannedRun
 
 LINE_SECONDS = 10.0
@@ -92,7 +92,7 @@ class StudyProgress:
                 run.steps = record["steps"]
                 run.share_before = run.share = record["step"] / run.steps
                 self._forget_task(run)
-                title = f"{numbers.label(record['objective'])} {record['size']}"
+                title = f"{series.label(record['objective'])} {record['size']}"
                 run.task = self._bar.add_task(title, total=run.steps, completed=record["step"], figures="")
             elif record["kind"] == "train":
                 run.share, run.speed = record["step"] / run.steps, record["tokens_per_second"]

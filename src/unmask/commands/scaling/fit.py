@@ -80,7 +80,7 @@ def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
     from rich.markup import escape
 
     from unmask.commands.scaling.console import wide_console
-    from unmask.scaling import numbers
+    from unmask.scaling import series
     from unmask.scaling.isoflop import IsoflopFit
     from unmask.scaling.parametric import ParametricFit
     from unmask.scaling.repeated import RepeatedFit
@@ -98,7 +98,7 @@ def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
             console.print(f"  {escape(note)}")
         console.print()
     for gap in () if isinstance(fit, RepeatedFit) else fit.gaps:
-        of, over = numbers.label(gap.objective), numbers.label(gap.baseline)
+        of, over = series.label(gap.objective), series.label(gap.baseline)
         console.print(f"[bold]Compute of the {of} for the loss of the {over}[/bold]")
         for line in _gap_lines(gap):
             console.print(f"  {line}")
@@ -108,7 +108,7 @@ def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
 
 
 def _gap_lines(gap: ComputeGap) -> Iterable[str]:
-    from unmask.scaling import numbers
+    from unmask.scaling import numbers, series
 
     shown = list(zip(gap.losses, gap.gaps, gap.gaps_ci95, strict=True))
     for loss, value, ends in shown if len(shown) <= 9 else shown[:: (len(shown) - 1) // 4]:
@@ -116,7 +116,7 @@ def _gap_lines(gap: ComputeGap) -> Iterable[str]:
         yield f"at {loss:.3f} nats per token  {numbers.three_figures(value):>6}x{told}"
     if gap.params_ratio:
         low, high = (numbers.three_figures(ratio) for ratio in (min(gap.params_ratio), max(gap.params_ratio)))
-        yield f"best size over that of the {numbers.label(gap.baseline)}, at equal compute: {low} to {high}"
+        yield f"best size over that of the {series.label(gap.baseline)}, at equal compute: {low} to {high}"
 
 
 def _test_line(test: ExponentTest) -> str:
@@ -144,9 +144,9 @@ def _parametric_tables(name: str, each: ParametricLaw) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    from unmask.scaling import numbers
+    from unmask.scaling import series
 
-    title = f"[bold]{numbers.label(name)}[/bold]  L = E + A/N^alpha + B/D^beta"
+    title = f"[bold]{series.label(name)}[/bold]  L = E + A/N^alpha + B/D^beta"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     other = "by projection" if each.solver == "huber" else "by Huber"
     for head in ("", "value", "95%", other):
@@ -166,10 +166,10 @@ def _repeated_tables(name: str, each: RepeatedLaw) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    from unmask.scaling import numbers
+    from unmask.scaling import series
     from unmask.scaling.repeated import NAMES
 
-    title = f"[bold]{numbers.label(name)}[/bold]  L = E + A/N'^alpha + B/D'^beta"
+    title = f"[bold]{series.label(name)}[/bold]  L = E + A/N'^alpha + B/D'^beta"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for head in ("", "value", "95%"):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)
@@ -187,9 +187,9 @@ def _isoflop_tables(name: str, each: ObjectiveFit) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    from unmask.scaling import numbers
+    from unmask.scaling import numbers, series
 
-    minima = Table(title=f"[bold]{numbers.label(name)}[/bold]", title_justify="left", box=box.SIMPLE_HEAD)
+    minima = Table(title=f"[bold]{series.label(name)}[/bold]", title_justify="left", box=box.SIMPLE_HEAD)
     for head in ("FLOPs", "best N", "95%", "tokens D", "loss", "95%", ""):
         minima.add_column(head, justify="right" if head else "left", no_wrap=True)
     for minimum in each.minima:

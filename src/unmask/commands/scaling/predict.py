@@ -50,8 +50,8 @@ class Predict:
 def run(options: Predict) -> None:
     """Predict, and print."""
     from unmask.scaling import law_sources
-    from unmask.scaling.comparison import baseline_of
     from unmask.scaling.prediction import crossover, gap_at_budget, optimum
+    from unmask.scaling.series import baseline_of
 
     if not options.flops:
         raise UsageError("--flops: give at least one budget, such as --flops 1e21")
@@ -163,7 +163,7 @@ def _print(
     from rich.table import Table
 
     from unmask.commands.scaling.console import wide_console
-    from unmask.scaling import numbers
+    from unmask.scaling import numbers, series
 
     console = wide_console()
     limited = any(each.epochs is not None for group in optima for each in group)
@@ -175,7 +175,7 @@ def _print(
             table.add_column(head, justify="right" if head else "left", no_wrap=True)
         for each in group:
             row = [
-                numbers.label(each.objective),
+                series.label(each.objective),
                 numbers.count(each.params),
                 _interval(each.params_ci95, numbers.count),
                 each.nearest_size,
@@ -190,8 +190,8 @@ def _print(
         for name, (gap, ends) in ratios.items():
             interval = f" (95% {_interval(ends, numbers.three_figures)})" if ends else ""
             console.print(
-                f"  With data without limit, the {numbers.label(name)} needs {numbers.three_figures(gap)} times this "
-                f"compute{interval} for the loss of the {numbers.label(baseline)}."
+                f"  With data without limit, the {series.label(name)} needs {numbers.three_figures(gap)} times this "
+                f"compute{interval} for the loss of the {series.label(baseline)}."
             )
     for each in crossovers:
         console.print("  " + _crossover_line(each))
@@ -200,9 +200,9 @@ def _print(
 
 
 def _crossover_line(each: Crossover) -> str:
-    from unmask.scaling import numbers
+    from unmask.scaling import numbers, series
 
-    mine, base = numbers.label(each.objective), numbers.label(each.baseline)
+    mine, base = series.label(each.objective), series.label(each.baseline)
     data = numbers.count(each.unique_tokens)
     if each.flops is None:
         low, high = each.searched
