@@ -113,6 +113,15 @@ class ModelConfig:
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
+SIZE = "6M"
+OF_A_NEW_NETWORK: dict[str, Any] = {
+    "size": "",
+    "qkv_bias": False,
+    "kv_heads": 0,
+    "tied_embeddings": False,
+    "rope_theta": 10000.0,
+}
+"""Fields of a run that shape a new network, and their values where the network is another's."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,14 @@ class RunConfig:
     """Train on only so many tokens, taken from all over the corpus, and repeat them. None: on the whole corpus."""
     objective: str = "mdm"
     """What is corrupted and scored: mdm, arm, mlm, span or any_order."""
-    size: str = "6M"
+    init_from: str = ""
+    """Model to start from (also as --from): a model or run directory, a folder of Transformers, or a GGUF file. Its
+    shape and weights are taken; a causal one that is trained with masks is adapted: a mask token, predictions shifted
+    by one, attention that turns bidirectional."""
+    anneal_share: float = 0.1
+    """Share of the steps over which an adapted model's causal attention becomes bidirectional, one random position
+    after the other; 0: from the first step on."""
+    size: str = SIZE
     """Name of the network's size, such as 170M (the paper's family) or 804K (small ones for a CPU)."""
     length: int = 256
     """Tokens in a training sequence; also the longest context of the network."""
@@ -213,7 +229,7 @@ class RunConfig:
             check(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("micro_batch_size", "validate_every", "validation_windows", "weight_decay", "clip", "kv_heads"):
             check(getattr(self, name) >= 0, name, "must not be negative")
-        for name in ("short_share", "final_learning_rate"):
+        for name in ("short_share", "final_learning_rate", "anneal_share"):
             check(0 <= getattr(self, name) <= 1, name, "must be from 0 to 1")
         for name in ("mask_eps", "mask_rate"):
             check(0 < getattr(self, name) < 1, name, "must be between 0 and 1")
@@ -228,13 +244,23 @@ class RunConfig:
         check(self.precision in ("auto", "float32", "bfloat16"), "precision", "must be auto, float32 or bfloat16")
         if self.steps is not None and self.flops is not None:
             problems.append(f"steps {self.steps} and flops {self.flops:g} exclude each other: give one of them")
-        if self.size not in sizes.SMALL and self.size not in sizes.FAMILY:
+        if self.init_from:
+            if self.size == SIZE:
+                object.__setattr__(self, "size", "")
+            for name, usual in OF_A_NEW_NETWORK.items():
+                check(getattr(self, name) == usual, name, f"is for a new network: that of {self.init_from} has its own")
+        elif self.size and self.size not in sizes.SMALL and self.size not in sizes.FAMILY:
             problems.append(str(unknown_name("size", self.size, [*sizes.SMALL, *sizes.FAMILY])))
         if problems:
             raise problems_error("run config", problems)
 
     def model_config(self, vocab_size: int, mask_id: int | None, causal: bool) -> ModelConfig:
-        """The network of this run over a vocabulary. Raises `UsageError` where the fields do not fit together."""
+        """A new network for this run, over a vocabulary.
+
+        Raises `UsageError` without a size, or where the fields do not fit together.
+        """
+        if not self.size:
+            raise UsageError("run config: no network: give --from a model to start from, or --size for a new one")
         return ModelConfig.of_size(
             self.size,
             vocab_size=vocab_size,

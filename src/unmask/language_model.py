@@ -434,6 +434,5 @@ def load(path: str | Path, device: str | torch.device = "auto", dtype: torch.dty
     if dtype is None:
         on_cpu = torch.device(device).type == "cpu"
         dtype = torch.float32 if on_cpu else stored.weights["model.embed_tokens.weight"].dtype
-    model = Transformer(stored.config).to(dtype)
-    model.load_state_dict(model_directory.fitting_weights(stored, model.state_dict()))
-    return LanguageModel(model.to(device), stored.tokenizer, stored.objective)
+    model = Transformer.of_weights(stored.config, model_directory.fitting_weights(stored))
+    return LanguageModel(model.to(device, dtype), stored.tokenizer, stored.objective)

@@ -16,7 +16,8 @@ T positions that a cache has room for, C context.
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Mapping
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,15 @@ class Transformer(nn.Module):
         self.register_buffer("rotary_cos_CE", cos_CE, persistent=False)
         self.register_buffer("rotary_sin_CE", sin_CE, persistent=False)
 
+    @classmethod
+    def of_weights(cls, config: ModelConfig, weights: Mapping[str, Tensor]) -> Self:
+        """The network whose parameters are the tensors of the `state_dict` `weights`; nothing is initialised first."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.load_state_dict(weights, assign=True)
+        model.rotary_cos_CE, model.rotary_sin_CE = rotary_tables(config)
+        return model
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """The paper's init: normal with std sqrt(2 / (5 D)); 1 / (sqrt(D) n_layer) for what writes into the residual.
@@ -73,28 +83,42 @@ class Transformer(nn.Module):
         """
         return F.linear(self.hidden(tokens_BL, select_BL, cache), self.head_weight)
 
-    def loss(self, inputs_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor) -> Tensor:
+    def loss(
+        self, inputs_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor, attend_LL: Tensor | None = None
+    ) -> Tensor:
         """The scalar `sum(weights * cross_entropy)` over the positions whose target is not -100.
 
         Never holds the logits of more than a chunk of these positions. Under autocast only its loss is float32.
+        `attend_LL` as in `hidden`.
         """
         scored_BL = targets_BL != NOT_SCORED
-        hidden_SD = self.hidden(inputs_BL, scored_BL)
+        hidden_SD = self.hidden(inputs_BL, scored_BL, attend_LL=attend_LL)
         return weighted_cross_entropy(hidden_SD, self.head_weight, targets_BL[scored_BL], weights_BL[scored_BL])
 
-    def hidden(self, tokens_BL: Tensor, select_BL: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """What the head reads: (B, L, D), or (S, D) of the selected positions. Arguments and errors as `forward`."""
+    def hidden(
+        self,
+        tokens_BL: Tensor,
+        select_BL: Tensor | None = None,
+        cache: KVCache | None = None,
+        attend_LL: Tensor | None = None,
+    ) -> Tensor:
+        """What the head reads: (B, L, D), or (S, D) of the selected positions. Arguments and errors as `forward`.
+
+        `attend_LL` says which positions (columns) each position (row) sees, in place of all or of those before it.
+        """
         if not self.config.shifted:
-            return self._states(tokens_BL, select_BL, cache)
+            return self._states(tokens_BL, select_BL, cache, attend_LL)
         if select_BL is None:
-            return _moved_right(self._states(tokens_BL, None, cache))
+            return _moved_right(self._states(tokens_BL, None, cache, attend_LL))
         needed_BL = torch.cat([select_BL[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
         needed_BL[:, :1] |= select_BL[:, :1]
-        states_ND = self._states(tokens_BL, needed_BL, cache)
+        states_ND = self._states(tokens_BL, needed_BL, cache, attend_LL)
         row_BL = needed_BL.flatten().cumsum(0).view(needed_BL.shape) - 1  # of each needed state
         return states_ND[_moved_right(row_BL)[select_BL]]
 
-    def _states(self, tokens_BL: Tensor, select_BL: Tensor | None, cache: KVCache | None) -> Tensor:
+    def _states(
+        self, tokens_BL: Tensor, select_BL: Tensor | None, cache: KVCache | None, attend_LL: Tensor | None
+    ) -> Tensor:
         """The last block's states, normed, at their own positions; shapes as `hidden`."""
         start, stop = self._span(tokens_BL, cache)
         cos_LE, sin_LE = self.rotary_cos_CE[start:stop], self.rotary_sin_CE[start:stop]
@@ -105,9 +129,9 @@ class Transformer(nn.Module):
             narrow = None if everywhere or layer + 1 < len(self.blocks) else select
             layer_cache = None if cache is None else cache.layer(layer, tokens_BL.shape[1])
             if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden = recomputed(block, hidden, cos_LE, sin_LE, layer_cache, narrow)
+                hidden = recomputed(block, hidden, cos_LE, sin_LE, layer_cache, narrow, attend_LL)
             else:
-                hidden = block(hidden, cos_LE, sin_LE, layer_cache, narrow)
+                hidden = block(hidden, cos_LE, sin_LE, layer_cache, narrow, attend_LL)
         if cache is not None:
             cache.length = stop
         hidden = self.norm(hidden)
@@ -141,10 +165,16 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(
-        self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection | None
+        self,
+        x_BLD: Tensor,
+        cos_LE: Tensor,
+        sin_LE: Tensor,
+        cache: LayerCache | None,
+        select: Selection | None,
+        attend_LL: Tensor | None = None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`: only the selected positions attend and go on."""
-        attended = self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE, cache, select)
+        attended = self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE, cache, select, attend_LL)
         x = (x_BLD if select is None else select.take(x_BLD)) + attended
         return x + self.mlp(self.mlp_norm(x))
 
@@ -163,11 +193,17 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection | None
+        self,
+        x_BLD: Tensor,
+        cos_LE: Tensor,
+        sin_LE: Tensor,
+        cache: LayerCache | None,
+        select: Selection | None,
+        attend_LL: Tensor | None = None,
     ) -> Tensor:
-        """(B, L, D), or (S, D) with a `select`."""
+        """(B, L, D), or (S, D) with a `select`; `attend_LL` as in `Transformer.hidden`."""
         if select is not None:
-            return self._selected(x_BLD, cos_LE, sin_LE, cache, select)
+            return self._selected(x_BLD, cos_LE, sin_LE, cache, select, attend_LL)
         qkv_BLGE = self._heads(self.qkv(x_BLD))
         turned = self.n_head + self.n_kv_head
         qk_BLGE = qkv_BLGE[:, :, :turned]
@@ -178,14 +214,21 @@ class Attention(nn.Module):
         q_BHLE = qk_BLGE[:, :, : self.n_head].transpose(1, 2)
         k_BKTE, v_BKTE = _extended(cache, qk_BLGE[:, :, self.n_head :], qkv_BLGE[:, :, turned:])
         new, seen = q_BHLE.shape[2], k_BKTE.shape[2]
-        mask_LT = None
-        if self.causal and 1 < new < seen:
+        mask_LT = attend_LL
+        if mask_LT is None and self.causal and 1 < new < seen:
             mask_LT = torch.ones(new, seen, dtype=torch.bool, device=x_BLD.device).tril(seen - new)
-        out_BHLE = self._attend(q_BHLE, k_BKTE, v_BKTE, mask_LT, causal=self.causal and new == seen)
+        causal = self.causal and new == seen and mask_LT is None
+        out_BHLE = self._attend(q_BHLE, k_BKTE, v_BKTE, mask_LT, causal=causal)
         return self.out(out_BHLE.transpose(1, 2).flatten(2))
 
     def _selected(
-        self, x_BLD: Tensor, cos_LE: Tensor, sin_LE: Tensor, cache: LayerCache | None, select: Selection
+        self,
+        x_BLD: Tensor,
+        cos_LE: Tensor,
+        sin_LE: Tensor,
+        cache: LayerCache | None,
+        select: Selection,
+        attend_LL: Tensor | None,
     ) -> Tensor:
         """Keys and values of all positions, queries of the selected ones: one row of Q, padded, for each of B."""
         width = self.n_head * self.head_dim
@@ -199,7 +242,9 @@ class Attention(nn.Module):
         k_BLKE = rotate(k_BLKE if self.k_norm is None else self.k_norm(k_BLKE), cos_LE[:, None], sin_LE[:, None])
         k_BKTE, v_BKTE = _extended(cache, k_BLKE, kv_BLGE[:, :, self.n_kv_head :])
         mask_B1QT = None
-        if self.causal:
+        if attend_LL is not None:
+            mask_B1QT = attend_LL[select.padded(select.position_S)][:, None]
+        elif self.causal:
             seen = k_BKTE.shape[2] - x_BLD.shape[1]
             last_BQ = select.padded(select.position_S) + seen
             mask_B1QT = (torch.arange(k_BKTE.shape[2], device=x_BLD.device) <= last_BQ[:, :, None])[:, None]

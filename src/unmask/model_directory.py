@@ -148,19 +148,19 @@ def tokenizer_rows(config: ModelConfig, tokenizer: Tokenizer) -> int:
     return max(tokenizer.vocab_size, tokenizer.mask_id + 1) if inside else tokenizer.vocab_size
 
 
-def fitting_weights(stored: Stored, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The stored weights as a `state_dict` of a `network` that has that one.
+def fitting_weights(stored: Stored) -> dict[str, Tensor]:
+    """The stored weights as the `state_dict` of the network that they belong to.
 
     Raises `UnmaskError` for the first of them that does not fit.
     """
     where, weights = stored.directory / WEIGHTS, stored.weights
-    expected = llama_names.to_llama(network, stored.config)
-    for name, tensor in expected.items():
+    expected = llama_names.shapes(stored.config)
+    for name, shape in expected.items():
         if name not in weights:
             raise UnmaskError(f"{where}: lacks {name}, which {CONFIG} asks for: restore both files from a copy")
-        if weights[name].shape != tensor.shape:
+        if tuple(weights[name].shape) != shape:
             raise UnmaskError(
-                f"{where}: {name} is {tuple(weights[name].shape)}, and {CONFIG} asks for {tuple(tensor.shape)}: "
+                f"{where}: {name} is {tuple(weights[name].shape)}, and {CONFIG} asks for {shape}: "
                 "restore both files from a copy"
             )
     for name in weights:

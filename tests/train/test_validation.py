@@ -18,7 +18,7 @@ from unmask.errors import UnmaskError, UsageError
 from unmask.evals import perplexity
 from unmask.model import Transformer
 from unmask.records import Record
-from unmask.train import run_directory
+from unmask.train import starting_point
 from unmask.train.parallel import World
 from unmask.train.validation import Validation
 
@@ -27,7 +27,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def network(run: RunConfig, corpus: Corpus, seed: int = 0) -> Transformer:
-    model = Transformer(run_directory.model_config(run, corpus))
+    model = Transformer(starting_point.find(run, corpus).config)
     model.init_weights(seeding.generator(seed, "init"))
     with torch.no_grad():  # less uniform than a new network
         model.head_weight.mul_(20)

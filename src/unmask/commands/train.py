@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ def parse(recipe: RunConfig, argv: Sequence[str], *, prog: str) -> Options:
     """The options in `argv`, on top of a recipe's config."""
     if any(argument.split("=")[0] in ("--steps", "--flops") for argument in argv):
         recipe = dataclasses.replace(recipe, steps=None, flops=None)  # either takes the place of the recipe's
+    argv = [re.sub("^--from(?==|$)", "--init-from", argument) for argument in argv]
     default = Options(out=tyro.MISSING, run=recipe)
     return arguments.parse(Options, argv, prog=prog, default=default)
 
@@ -90,6 +92,7 @@ def help_text() -> str:
     """The recipes, and how to read on."""
     lines = [
         f"usage: {PROG} RECIPE --out DIR --data DIR [--size NAME] [--steps N | --flops C] [--objective NAME] ...",
+        f"       {PROG} adapt --from MODEL --out DIR --data DIR [--steps N | --flops C] ...",
         "",
         "Train one model on a corpus made by unmask prepare. A recipe is a configuration to start from, every field of",
         "which is an option. Ctrl-C or SIGTERM finishes the step and saves; --resume goes on.",

@@ -14,10 +14,12 @@ from pathlib import Path
 from unmask import model_directory, weight_files
 from unmask.convert import gguf, llada, llama, smdm, source_tokenizer
 from unmask.convert.export import TARGETS, Exported, export
-from unmask.convert.plan import Converted, Options, Plan, Weights, carry_out
+from unmask.convert.hf_config import HfConfig
+from unmask.convert.plan import Converted, Options, Plan, Weights, carry_out, in_memory
 from unmask.errors import UsageError, unknown_name
+from unmask.model_directory import Stored
 
-__all__ = ["FORMATS", "TARGETS", "Converted", "Exported", "Options", "convert", "export"]
+__all__ = ["FORMATS", "TARGETS", "Converted", "Exported", "Options", "convert", "export", "read"]
 
 Planner = Callable[[Weights, Path, Options], Plan]
 
@@ -44,21 +46,58 @@ def convert(
     doesn't have it, and `UnmaskError` for files that are damaged, would run code, or do not fit together; nothing is
     written then.
     """
-    options = options or Options()
+    source, out = Path(source), Path(out)
     if source_format not in FORMATS:
         raise unknown_name("format", source_format, FORMATS)
-    source, out = Path(source), Path(out)
     if not source.exists():
         raise UsageError(f"{source}: no such file or folder: give a checkpoint")
+    check_out(out, source if source.is_dir() else source.parent)
+    plan, weights, asks = _planned(source_format, source, options or Options())
+    return carry_out(plan, weights, out, source_format=source_format, where=str(source), asks=asks, on_tensor=on_tensor)
+
+
+def read(source: str | Path, options: Options | None = None) -> Stored:
+    """A model directory of ours, a run directory, or a checkpoint whose format its files tell, in memory.
+
+    Raises `UsageError` if `source` is none of these, and `UnmaskError` as `convert`.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UsageError(f"{source}: no such file or folder: give a model")
+    source_format = _format_of(source)
+    if source_format is None:
+        return model_directory.read(source)
+    plan, weights, asks = _planned(source_format, source, options or Options())
+    return in_memory(plan, weights, source, source_format=source_format, asks=asks)
+
+
+def _format_of(source: Path) -> str | None:
+    """The name of the format of a checkpoint; None for what `model_directory.read` opens or refuses."""
+    if source.is_file():
+        return "gguf" if source.suffix == ".gguf" else "smdm"
+    if model_directory.is_model(source) or model_directory.is_model(source / "model"):
+        return None
+    if (source / "config.json").is_file():
+        config = HfConfig.read(source)
+        kind = config.model_type.lower()
+        return None if "model_type" not in config.fields else kind if kind in ("llada", "dream") else "hf"
+    if (source / "lit_config.json").is_file():
+        return "smdm"
+    if len(list(source.glob("*.gguf"))) == 1:
+        return "gguf"
+    return None
+
+
+def _planned(source_format: str, source: Path, options: Options) -> tuple[Plan, Weights, str]:
+    """What becomes of a checkpoint, its tensors, and what tells its shape."""
     directory = source if source.is_dir() else source.parent
-    check_out(out, directory)
     weights, asks = _opened(source_format, source)
     plan = FORMATS[source_format](weights, directory, options)
     tokenizer = plan.tokenizer or (None if source_format == "gguf" else source_tokenizer.read(directory))
     if tokenizer is not None:
         tokenizer, config = source_tokenizer.fitted(tokenizer, plan.config, str(source))
         plan = dataclasses.replace(plan, tokenizer=tokenizer, config=config)
-    return carry_out(plan, weights, out, source_format=source_format, where=str(source), asks=asks, on_tensor=on_tensor)
+    return plan, weights, asks
 
 
 def check_out(out: Path, source: Path) -> None:

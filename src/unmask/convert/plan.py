@@ -22,6 +22,7 @@ from unmask.config import ModelConfig, RopePrecision
 from unmask.data.no_tokenizer import NoTokenizer
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError, problems_error
+from unmask.model_directory import Stored
 from unmask.weight_files import Entry
 
 
@@ -151,11 +152,7 @@ def carry_out(
     """Write the model directory `out`, in the memory of one shard; errors as `fitted`, before anything is written."""
     begun = time.monotonic()
     entries = fitted(plan, weights, where, asks)
-    config, tokenizer = plan.config, plan.tokenizer
-    if tokenizer is None:
-        mask_id = config.vocab_size if config.mask_id is None else config.mask_id
-        tokenizer = NoTokenizer(config.vocab_size - config.padded_rows, mask_id, str(out))
-    model_directory.check_vocabulary(config, tokenizer, where)
+    config, tokenizer = plan.config, _tokenizer(plan, where, str(out))
     unfinite: list[str] = []
     model_directory.write(
         out,
@@ -184,6 +181,24 @@ def carry_out(
         warnings=warnings if unfinite else [],
         seconds=time.monotonic() - begun,
     )
+
+
+def in_memory(plan: Plan, weights: Weights, source: Path, *, source_format: str, asks: str) -> Stored:
+    """What `carry_out` would write, without writing it; errors as `fitted`."""
+    fitted(plan, weights, str(source), asks)
+    tokenizer = _tokenizer(plan, str(source), str(source))
+    found = dict(_converted(plan, weights, []))
+    return Stored(source, plan.config, plan.objective, tokenizer, found, converted_from=source_format)
+
+
+def _tokenizer(plan: Plan, where: str, told: str) -> Tokenizer:
+    """The plan's tokenizer, or what stands for one that the model in `told` lacks, held against the network."""
+    config, tokenizer = plan.config, plan.tokenizer
+    if tokenizer is None:
+        mask_id = config.vocab_size if config.mask_id is None else config.mask_id
+        tokenizer = NoTokenizer(config.vocab_size - config.padded_rows, mask_id, told)
+    model_directory.check_vocabulary(config, tokenizer, where)
+    return tokenizer
 
 
 def _converted(plan: Plan, weights: Weights, unfinite: list[str]) -> Iterator[tuple[str, Tensor]]:

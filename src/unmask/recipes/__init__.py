@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from unmask.config import RunConfig
 from unmask.errors import unknown_name
+from unmask.recipes.adapt import adapt
 from unmask.recipes.pretrain import pretrain
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"pretrain": pretrain}
+RECIPES: dict[str, Callable[[], RunConfig]] = {"pretrain": pretrain, "adapt": adapt}
 """The recipes by name."""
 
 

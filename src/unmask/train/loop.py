@@ -22,17 +22,18 @@ import torch
 from torch import Tensor
 
 from unmask import machine, objectives, seeding
-from unmask.config import ModelConfig, RunConfig
+from unmask.config import RunConfig
 from unmask.data.pipeline import Batches
 from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.objectives import Corrupted, Objective, Rows
 from unmask.records import Record
-from unmask.train import optim, parallel, run_directory
+from unmask.train import optim, parallel, run_directory, starting_point
 from unmask.train.checkpoint import Checkpointer
 from unmask.train.metrics import MetricsWriter, finite
 from unmask.train.parallel import World
+from unmask.train.starting_point import StartingPoint
 from unmask.train.stop import StopRequest
 from unmask.train.validation import Validation
 
@@ -59,7 +60,8 @@ def train(
             raise UsageError("run config: no data: give --data DIR, made by unmask prepare")
         world.on_main(lambda: Corpus.open(run.data).directory)  # one reads all of it to check it, the others trust that
         corpus = Corpus.open(run.data)
-        config = run_directory.model_config(run, corpus)
+        beginning = starting_point.find(run, corpus)
+        config = beginning.config
         steps = run.total_steps(config.params)
         rows = world.rows(run.batch_size)
         corrupt = with_settings(run, config.mask_id, corpus.tokenizer.bos_id)
@@ -83,7 +85,7 @@ def train(
         if world.device.type == "cpu":
             machine.keep_freed_memory()
         bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
-        model, warnings = build_model(config, run, world, bfloat16=bfloat16)
+        model, warnings = build_model(beginning, run, world, bfloat16=bfloat16)
         optimizer = optim.build_optimizer(model, run)
         checkpoints = Checkpointer(
             directory / "checkpoints",
@@ -114,7 +116,8 @@ def train(
 
             # the gradient of the global batch
             parts = micro_batches(torch.from_numpy(tokens), run, step, corrupt, rows)
-            loss = backward(model, parts, tokens=tokens_per_step, world=world, bfloat16=bfloat16)
+            seen_LL = starting_point.attention(run, step, steps) if beginning.adapted else None
+            loss = backward(model, parts, seen_LL, tokens=tokens_per_step, world=world, bfloat16=bfloat16)
             norm = optim.gradient_norm(model, run.clip)
 
             # the update, unless something overflowed
@@ -141,6 +144,7 @@ def train(
             if done % run.log_every == 0 or done == steps:
                 record: Record = {"kind": "train", **spent(done), "loss": finite(loss), "grad_norm": finite(norm)}
                 record |= {"learning_rate": rate, "tokens_per_second": clock.rate(), "seconds": clock.seconds}
+                record |= {"bidirectional": starting_point.annealed(run, step, steps)} if beginning.adapted else {}
                 yield metrics.write(record)
             if validation and run.validate_every and done % run.validate_every == 0 and done < steps:
                 with clock.paused():
@@ -161,7 +165,7 @@ def train(
         # the end: the last validation, and the model in Hugging Face layout
         checkpoints.wait()
         end: Record = {"kind": "end", **spent(steps), "params": config.params, "objective": run.objective}
-        end |= {"size": run.size, "flop_convention": "6nd"}
+        end |= {"size": run_directory.size_name(run, config), "flop_convention": "6nd"}
         if validation:
             result = validation.measure(model, world, bfloat16=bfloat16)
             yield metrics.write({"kind": "valid", **spent(steps), **result})
@@ -170,10 +174,11 @@ def train(
         yield metrics.write({**end, "seconds": clock.seconds})
 
 
-def build_model(config: ModelConfig, run: RunConfig, world: World, *, bfloat16: bool) -> tuple[Transformer, list[str]]:
-    """The network of the run, initialised from its seed, compiled if wanted, sharded; and what to warn of."""
-    model = Transformer(config)
-    model.init_weights(seeding.generator(run.seed, "init"))
+def build_model(
+    beginning: StartingPoint, run: RunConfig, world: World, *, bfloat16: bool
+) -> tuple[Transformer, list[str]]:
+    """The network of the run before its first step, compiled if wanted, sharded; and what to warn of."""
+    model = beginning.build(run.seed)
     model.activation_checkpointing = run.activation_checkpointing
     model.to(world.device)
     compiled = on_gpu_only(run.compile, world)
@@ -247,11 +252,21 @@ def split(corrupted: Corrupted, micro_batch_size: int) -> list[Corrupted]:
     ]
 
 
-def backward(model: Transformer, parts: Sequence[Corrupted], *, tokens: int, world: World, bfloat16: bool) -> float:
+def backward(
+    model: Transformer,
+    parts: Sequence[Corrupted],
+    seen_LL: Tensor | None = None,
+    *,
+    tokens: int,
+    world: World,
+    bfloat16: bool,
+) -> float:
     """Add the gradient of the loss per token to `model` and return the loss.
 
     `parts` are the micro-batches of this process, `tokens` those of the global batch, over which the loss is a mean.
+    `seen_LL` says which positions see which, in an adapted network whose attention is not bidirectional yet.
     """
+    seen_LL = None if seen_LL is None else seen_LL.to(world.device)
     total = torch.zeros((), device=world.device)
     for number, part in enumerate(parts, 1):
         parallel.set_gradient_sync(model, number == len(parts))
@@ -259,7 +274,9 @@ def backward(model: Transformer, parts: Sequence[Corrupted], *, tokens: int, wor
             each.to(world.device) for each in (part.inputs_BL, part.targets_BL, part.weights_BL)
         )
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
-            loss = model.loss(inputs_BL, targets_BL, weights_BL) / tokens
+            width = inputs_BL.shape[1]
+            attend_LL = None if seen_LL is None else seen_LL[:width, :width]
+            loss = model.loss(inputs_BL, targets_BL, weights_BL, attend_LL) / tokens
         (loss * world.size).backward()  # FSDP takes the mean over processes
         total += loss.detach()
     return world.sum(total).item()

@@ -27,7 +27,7 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from unmask import config as configs
-from unmask import machine, model_directory, objectives, records
+from unmask import machine, model_directory, records
 from unmask.config import ModelConfig, RunConfig
 from unmask.data import manifest
 from unmask.data.digests import write_atomically
@@ -41,6 +41,7 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 MAY_CHANGE = frozenset(
     {
         "data",  # a corpus may move; what it contains may not change
+        "init_from",  # the weights are those of the checkpoint
         "micro_batch_size",
         "compile",
         "activation_checkpointing",
@@ -57,11 +58,9 @@ OF_OTHERS = frozenset({"failure.json"})
 """Files that a study may have put into a directory before its run begins."""
 
 
-def model_config(run: RunConfig, corpus: Corpus) -> ModelConfig:
-    """The network of `run` over the vocabulary of `corpus`."""
-    causal = run.objective in objectives.CAUSAL
-    tokenizer = corpus.tokenizer
-    return run.model_config(tokenizer.vocab_size, None if causal else tokenizer.mask_id, causal)
+def size_name(run: RunConfig, config: ModelConfig) -> str:
+    """What a record calls the size of the network: its name, or the parameters of one that came from elsewhere."""
+    return run.size or (f"{config.params / 1e6:.0f}M" if config.params >= 1e6 else f"{config.params / 1e3:.0f}K")
 
 
 @contextmanager
@@ -104,7 +103,7 @@ def start_record(
         "device": world.device.type,
         "threads": torch.get_num_threads(),
         "objective": run.objective,
-        "size": run.size,
+        "size": size_name(run, config),
         "params": config.params,
         "steps": steps,
         "batch_size": run.batch_size,
@@ -115,7 +114,8 @@ def start_record(
         "seed": run.seed,
         "corpus": corpus_digest(corpus),
         "train_tokens": corpus.manifest.splits["train"].tokens,
-        "vocab_size": config.vocab_size,
+        "vocab_size": corpus.tokenizer.vocab_size,
+        **({"init_from": run.init_from} if run.init_from else {}),
     }
 
 
