@@ -421,6 +421,19 @@ def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return list(groups.values())
 
 
+def _device(name: str | torch.device) -> torch.device:
+    """Raises `UsageError` for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device {name!r}: torch knows no such device: take auto, cpu or cuda") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device {str(device)!r}: this machine has {torch.cuda.device_count()} of them: take auto")
+    return device
+
+
 def load(path: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> LanguageModel:
     """Open the model in `path`: a model directory, or the directory of a training run.
 
@@ -428,11 +441,9 @@ def load(path: str | Path, device: str | torch.device = "auto", dtype: torch.dty
     the weights are stored in. Raises `UsageError` if there is no model, and `UnmaskError` if its files are damaged or
     do not belong together.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = _device(device)
     stored = model_directory.read(path)
     if dtype is None:
-        on_cpu = torch.device(device).type == "cpu"
-        dtype = torch.float32 if on_cpu else stored.weights["model.embed_tokens.weight"].dtype
+        dtype = torch.float32 if device.type == "cpu" else stored.weights["model.embed_tokens.weight"].dtype
     model = Transformer.of_weights(stored.config, model_directory.fitting_weights(stored))
     return LanguageModel(model.to(device, dtype), stored.tokenizer, stored.objective)

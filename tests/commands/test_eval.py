@@ -69,13 +69,15 @@ def test_eval_as_json_prints_nothing_else(mdm, data_dir, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--tasks", "helaswag"), "did you mean 'hellaswag'"),
+        (("--tasks", "helaswag"), "did you mean 'hellaswag' or"),
         (("--tasks", "race"), "task 'race': no test.jsonl"),
         (("--tasks", "piqa", "--limit", "0"), "--limit 0"),
         (("--tasks", "piqa", "--guidance", "-1"), "guidance -1.0"),
         (("--tasks", "piqa", "--guidance", "nan"), "guidance nan"),
         (("--tasks", "piqa", "--estimator", "best"), "estimator 'best'"),
         (("--tasks", "piqa", "--num-samples", "0"), "num_samples 0"),
+        (("--tasks", "piqa", "--device", "tpu9"), "device 'tpu9': torch knows no such device"),
+        (("--tasks", "piqa", "--apply-chat-template"), "has no chat template"),
         (("--tasks", ","), "--tasks"),
         (("--tasks", "piqa", "--data-dir", "nowhere"), "--data-dir nowhere: no such directory"),
     ],
@@ -102,6 +104,21 @@ def test_an_autoregressive_model_is_told_that_it_has_no_mask_token(arm, data_dir
     status, line = one_error(capsys, "tune-guidance", arm, "--task", "piqa", "--data-dir", data_dir)
     assert status == 2
     assert "mask token" in line
+
+
+def test_what_transformers_cannot_open_is_one_line(tmp_path, data_dir, capsys):
+    status, line = one_error(capsys, "eval", f"hf:{tmp_path}", "--tasks", "piqa", "--data-dir", data_dir)
+    assert status == 1
+    assert f"hf:{tmp_path}: no model that Transformers opens" in line
+    status, line = one_error(capsys, "eval", f"hf:{tmp_path}", "--tasks", "piqa", "--guidance", "1")
+    assert status == 2
+    assert "--guidance" in line
+
+
+def test_examples_from_the_split_that_is_evaluated_are_told(mdm, data_dir, capsys):
+    arguments = ("--tasks", "piqa", "--data-dir", data_dir, "--limit", "1", "--num-samples", "2")
+    assert "its examples come from validation too" in unmask(capsys, "eval", mdm, *arguments, "--num-fewshot", "1")[1]
+    assert "examples" not in unmask(capsys, "eval", mdm, *arguments)[1]
 
 
 def test_without_the_harness_the_extra_is_named(mdm, data_dir, capsys, monkeypatch):
@@ -137,7 +154,7 @@ def test_tune_guidance_prints_what_was_chosen_and_writes_all(mdm, data_dir, tmp_
     status, out, _ = unmask(capsys, "tune-guidance", mdm, *arguments, *options)
     assert status == 0
     found = json.loads((tmp_path / "tuned.json").read_text())
-    assert f"w = {found['chosen']['guidance']:g}, auto" in out
+    assert f"chosen: w = {found['chosen']['guidance']:g}, auto;" in out
     assert len(found["tried"]) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json as json_format
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import tyro
 
-from unmask.errors import UsageError
+from unmask.errors import UnmaskError, UsageError
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,26 @@ def make_model(options: Options) -> Any:
     if options.model.startswith("hf:"):
         if options.guidance or options.estimator not in ("auto", "exact"):
             raise UsageError("--guidance, --estimator: a Hugging Face causal model has no mask token: leave them out")
+        if importlib.util.find_spec("accelerate") is None:
+            raise UsageError("hf: needs accelerate, which is not installed: pip install 'unmask[eval]'")
+        import torch
         from lm_eval import utils
         from lm_eval.api.registry import get_model
 
-        device = None if options.device == "auto" else options.device
+        here = "cuda" if torch.cuda.is_available() else "cpu"
         arguments: dict[str, Any] = {
             "pretrained": options.model.removeprefix("hf:"),
             "batch_size": options.batch_size or 16,
-            "device": device,
+            "device": here if options.device == "auto" else options.device,
             **cast("Any", utils).simple_parse_args_string(options.model_args),
         }
-        return get_model("hf")(**arguments)
+        try:
+            return get_model("hf")(**arguments)
+        except (OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UnmaskError(
+                f"{options.model}: no model that Transformers opens ({reason}): check its name"
+            ) from error
     from unmask.evals.harness import UnmaskLM
 
     return UnmaskLM(
@@ -122,6 +132,8 @@ def print_table(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from unmask.evals.compare import figure
+
     table = Table(box=None, pad_edge=False)
     table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
@@ -137,7 +149,7 @@ def print_table(summary: dict[str, Any]) -> None:
             table.add_row(
                 task if first else "",
                 metric,
-                *(_figure(each[key]) for key in ("value", "stderr_items", "stderr_estimate")),
+                *(figure(each[key]) for key in ("value", "stderr_items", "stderr_estimate")),
                 "" if ends[0] is None else f"{ends[0]:,}",
                 "" if ends[1] is None else f"{ends[1]:,}",
                 "" if ends[2] is None else f"{ends[2]:.1f}",
@@ -147,6 +159,8 @@ def print_table(summary: dict[str, Any]) -> None:
     for task, figures in summary["tasks"].items():
         if figures["split"] not in ("test", "validation"):
             console.print(f"{task}: evaluated on {figures['split']}")
+        if figures["examples_from"] == figures["split"]:
+            console.print(f"{task}: its examples come from {figures['split']} too, as there is no training split")
         if figures["truncated"]:
             console.print(f"{task}: {figures['truncated']:,} prompts were cut on the left to fit the context")
         if figures["errors"]:
@@ -157,7 +171,3 @@ def print_table(summary: dict[str, Any]) -> None:
             )
         if figures["calls_saved"]:
             console.print(f"{task}: {figures['calls_saved']:,} network calls saved by stopping early")
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"

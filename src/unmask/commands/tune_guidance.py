@@ -6,7 +6,7 @@ import json as json_format
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -76,11 +76,17 @@ def run(options: Options) -> None:
     if options.json is not None:
         options.json.write_text(text + "\n", encoding="utf-8")
     chosen = found["chosen"]
-    print(
-        f"\n{options.task}: w = {chosen['guidance']:g}, {chosen['estimator']}, by {options.metric} of "
-        f"{len(found['items']['chosen_on']):,} items; on the other {len(found['items']['reported_on']):,}:"
-    )
-    for name, each in found["reported"].items():
-        masks = "" if each["stderr_estimate"] is None else f" ± {each['stderr_estimate']:.4f} (masks)"
-        items = "" if each["stderr_items"] is None else f" ± {each['stderr_items']:.4f} (items)"
-        print(f"  {name:<42}{each['value']:.4f}{items}{masks}, {each['network_calls']:,} calls")
+    print(f"\n{options.task}, {options.metric} on the items that choose:")
+    print_rows([(f"w = {each['guidance']:g}, {each['estimator']}", each) for each in found["tried"]])
+    print(f"\nchosen: w = {chosen['guidance']:g}, {chosen['estimator']}; on the other items:")
+    print_rows(list(found["reported"].items()))
+
+
+def print_rows(rows: list[tuple[str, dict[str, Any]]]) -> None:
+    """One line for each evaluation."""
+    from unmask.evals.compare import figure
+
+    print(f"  {'':<40}{'value':>9}{'± items':>9}{'± masks':>9}{'items':>8}{'calls':>11}{'seconds':>9}")
+    for name, each in rows:
+        figures = "".join(f"{figure(each[key]):>9}" for key in ("value", "stderr_items", "stderr_estimate"))
+        print(f"  {name:<40}{figures}{each['items']:>8,}{each['network_calls']:>11,}{each['seconds']:>9.1f}")

@@ -174,6 +174,11 @@ def names_of(paths: Sequence[Path]) -> list[str]:
     ]
 
 
+def figure(value: float | None) -> str:
+    """Four places; three digits of what is large, as a perplexity."""
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
 def _cells(row: Row) -> list[str]:
     shown: list[str] = []
     for name, value in vars(row).items():
@@ -185,7 +190,7 @@ def _cells(row: Row) -> list[str]:
             shown.append(f"{value:,}")
         else:
             shown.append(
-                f"{value:.1f}" if name == "seconds" else f"{value:+.4f}" if name == "difference" else f"{value:.4f}"
+                f"{value:.1f}" if name == "seconds" else f"{value:+.4f}" if name == "difference" else figure(value)
             )
     return shown
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -99,7 +99,7 @@ def evaluate(model: Any, run: Run, *, name: str = "") -> dict[str, Any]:
     while True:
         if ours is not None:
             ours.log.records.clear()
-        with contextlib.redirect_stdout(sys.stderr):  # the harness prints
+        with contextlib.redirect_stdout(io.StringIO()):  # the harness prints
             found = cast(
                 "dict[str, Any]",
                 cast("Any", evaluator).simple_evaluate(
@@ -219,6 +219,8 @@ def _summary(
         "dataset": data.dataset,
         "split": data.split,
         "items": len({sample["doc_id"] for sample in samples}),
+        "num_fewshot": found["n-shot"][task],
+        "examples_from": data.examples or data.split if found["n-shot"][task] else None,
         "errors": errors,
         "metrics": metrics,
     }

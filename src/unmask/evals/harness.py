@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from lm_eval.api.model import TemplateLM
 
 from unmask import likelihood
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from unmask.language_model import LanguageModel
 
+GREEDY_ROWS = 8
+"""Texts that an ARM's greedy answers are read off at a time."""
 SEARCHED_LENGTHS = 8
 """Most tokens of an answer that is searched for without its length."""
 
@@ -98,6 +101,8 @@ class UnmaskLM(TemplateLM):
         super().__init__()
         if not pretrained:
             raise UsageError("pretrained: name a model directory, as in --model_args pretrained=DIR")
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            device = "auto"  # the harness asks for it unless told otherwise
         self.lm = load(pretrained, device or "auto") if isinstance(pretrained, str) else pretrained
         self.name = pretrained if isinstance(pretrained, str) else "a model in memory"
         self.settings = Settings(
@@ -326,14 +331,27 @@ class UnmaskLM(TemplateLM):
 
     def _causal_greedy(self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[bool]:
         """Whether each token of an answer is the likeliest after those before it; an ARM needs no length."""
-        import torch
-
-        found: list[bool] = []
-        for prompt, answer in pairs:
-            tokens_1L = torch.tensor([[*prompt, *answer]], device=self.lm.device)
-            select_1L = torch.arange(tokens_1L.shape[1], device=self.lm.device)[None] >= len(prompt)
-            likeliest_S = self.lm.logits_fn(tokens_1L, select_1L).argmax(dim=1)
-            found.append(bool((likeliest_S == tokens_1L[select_1L]).all()))
+        unsure: list[int] = []
+        found = [True] * len(pairs)
+        for index, pair in enumerate(pairs):
+            if not -self._known[pair].log_likelihood < math.log(2):  # else each token has more than half
+                unsure.append(index)
+        unsure.sort(key=lambda index: sum(map(len, pairs[index])))
+        rows = self.settings.batch_size or GREEDY_ROWS
+        for start in range(0, len(unsure), rows):
+            batch = unsure[start : start + rows]
+            texts = [[*pairs[index][0], *pairs[index][1]] for index in batch]
+            tokens_BL = torch.zeros(len(batch), len(texts[-1]), dtype=torch.int64)
+            select_BL = torch.zeros(tokens_BL.shape, dtype=torch.bool)
+            for row, (index, text) in enumerate(zip(batch, texts, strict=True)):  # what stands behind changes nothing
+                tokens_BL[row, : len(text)] = torch.tensor(text)
+                select_BL[row, len(pairs[index][0]) : len(text)] = True
+            tokens_BL, select_BL = tokens_BL.to(self.lm.device), select_BL.to(self.lm.device)
+            likeliest_S = self.lm.logits_fn(tokens_BL, select_BL).argmax(dim=1)
+            right_BL = ~select_BL
+            right_BL[select_BL] = likeliest_S == tokens_BL[select_BL]
+            for index, right in zip(batch, cast("list[bool]", right_BL.all(dim=1).tolist()), strict=True):
+                found[index] = right
         return found
 
     def _fit(

@@ -7,6 +7,7 @@ validation split, which the result says.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.errors import UnmaskError, UsageError, unknown_name
+from unmask.errors import UnmaskError, UsageError
 
 FORMATS = {
     ".jsonl": "json",
@@ -39,6 +40,8 @@ class TaskData:
     split: str
     """The split that is evaluated."""
     documents: int
+    examples: str | None = None
+    """The split that worked examples come from; None: from the documents that are evaluated, the one asked left out."""
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +78,7 @@ def leaf_tasks(names: Sequence[str]) -> list[str]:
 
     def add(name: str) -> None:
         if name not in index:
-            raise unknown_name("task", name, sorted(index))
+            raise _unknown_task(name, list(index))
         entry = index[name]
         if entry.kind.name == "TAG":
             for each, other in index.items():
@@ -107,7 +110,8 @@ def load_tasks(names: Sequence[str], data_dir: Path | None) -> tuple[list[Any], 
         tasks.append(task)
         dataset = "/".join(part for part in (config.get("dataset_path"), config.get("dataset_name")) if part)
         split = task.config.test_split or task.config.validation_split or ""
-        data[name] = TaskData(dataset, split, len(task.eval_docs))
+        examples = task.config.fewshot_split or task.config.training_split
+        data[name] = TaskData(dataset, split, len(task.eval_docs), examples)
     return tasks, data
 
 
@@ -132,6 +136,13 @@ def _files(folder: Path) -> dict[str, tuple[Path, str]]:
             if path.name.endswith(ending) and path.is_file():
                 found.setdefault(path.name.removesuffix(ending), (path, ending))
     return found
+
+
+def _unknown_task(name: str, known: list[str]) -> UsageError:
+    """With the nearest names; the harness has too many to list them."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return UsageError(f"unknown task {name!r}: {hint}lm_eval ls tasks lists all of the harness")
 
 
 def _config(path: Path) -> dict[str, Any]:
