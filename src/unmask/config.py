@@ -129,7 +129,11 @@ class RunConfig:
     """One training run. The command line overrides any field: `--learning-rate 1e-3`."""
 
     data: str = ""
-    """Directory made by `unmask prepare`."""
+    """Directory made by `unmask prepare`, or token files: packed .bin of lit-gpt and TinyLlama, Megatron's .bin and
+    .idx, datatrove's and nanotron's .ds (a folder, or one file)."""
+    tokenizer: str = ""
+    """Tokenizer of token files, as for `unmask prepare`; by default one beside them, or that of the model to start
+    from. A prepared directory has its own."""
     unique_tokens: int | None = None
     """Train on only so many tokens, taken from all over the corpus, and repeat them. None: on the whole corpus."""
     objective: str = "mdm"

@@ -48,7 +48,7 @@ def test_in_the_first_step_the_adapted_network_gives_the_autoregressive_logits(t
         pass
     arm = unmask.load(tmp_path / "arm", "cpu").model
     run = adapted(tiny, tmp_path / "arm")
-    beginning = starting_point.find(run, Corpus.open(run.data))
+    beginning = starting_point.find(run, Corpus.open(run.data), starting_point.source(run))
     assert beginning.adapted
     assert (beginning.config.causal, beginning.config.shifted, beginning.config.mask_id) == (False, True, 258)
     model = beginning.build(0)
@@ -187,7 +187,7 @@ def test_a_folder_of_transformers_is_adapted_as_it_is(tmp_path, tiny):
         data=str(tmp_path / "corpus"), init_from=str(tmp_path / "llama"), length=12, batch_size=4, steps=2,
         validation_windows=0, tensorboard=False,
     )  # fmt: skip
-    beginning = starting_point.find(run, Corpus.open(run.data))
+    beginning = starting_point.find(run, Corpus.open(run.data), starting_point.source(run))
     # the mask token takes the first of the five padded rows
     rows = tokenizer.vocab_size
     assert (beginning.config.mask_id, beginning.config.padded_rows, beginning.config.embedding_rows) == (

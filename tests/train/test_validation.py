@@ -27,7 +27,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def network(run: RunConfig, corpus: Corpus, seed: int = 0) -> Transformer:
-    model = Transformer(starting_point.find(run, corpus).config)
+    model = Transformer(starting_point.find(run, corpus, starting_point.source(run)).config)
     model.init_weights(seeding.generator(seed, "init"))
     with torch.no_grad():  # less uniform than a new network
         model.head_weight.mul_(20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast, overload
@@ -103,6 +104,11 @@ class Corpus:
         if ids != (content.vocab_size, content.bos_id, content.eos_id, content.mask_id):
             raise UnmaskError(f"{directory / 'tokenizer'}: not the tokenizer of the manifest: {remedy}")
         return cls(directory, content, tokenizer)
+
+    @property
+    def digest(self) -> str:
+        """What tells one corpus from another: the SHA-256 of its manifest, which has those of all its files."""
+        return hashlib.sha256((self.directory / manifest.FILE).read_bytes()).hexdigest()
 
     def split(self, name: str) -> TokenSource:
         """The tokens of one split. Raises `UsageError` with the nearest name where there is none."""

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from unmask import machine, objectives, seeding
 from unmask.config import RunConfig
+from unmask.data import packed
 from unmask.data.pipeline import Batches
-from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.objectives import Corrupted, Objective, Rows
@@ -57,10 +57,12 @@ def train(
     with StopRequest(on_request) as stop, ExitStack() as stack:
         # everything that can be wrong with the configuration or the data, before anything is written
         if not run.data:
-            raise UsageError("run config: no data: give --data DIR, made by unmask prepare")
-        world.on_main(lambda: Corpus.open(run.data).directory)  # one reads all of it to check it, the others trust that
-        corpus = Corpus.open(run.data)
-        beginning = starting_point.find(run, corpus)
+            raise UsageError("run config: no data: give --data, a directory made by unmask prepare or token files")
+        source = starting_point.source(run)
+        open_corpus = functools.partial(packed.open_corpus, run.data, run.tokenizer, source and source.tokenizer)
+        world.on_main(lambda: open_corpus().directory)  # one reads all of it to check it, the others trust that
+        corpus = open_corpus()
+        beginning = starting_point.find(run, corpus, source)
         config = beginning.config
         steps = run.total_steps(config.params)
         rows = world.rows(run.batch_size)

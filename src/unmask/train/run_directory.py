@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Generator
@@ -29,7 +28,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from unmask import config as configs
 from unmask import machine, model_directory, records
 from unmask.config import ModelConfig, RunConfig
-from unmask.data import manifest
 from unmask.data.digests import write_atomically
 from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
@@ -41,6 +39,7 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 MAY_CHANGE = frozenset(
     {
         "data",  # a corpus may move; what it contains may not change
+        "tokenizer",
         "init_from",  # the weights are those of the checkpoint
         "micro_batch_size",
         "compile",
@@ -112,16 +111,11 @@ def start_record(
         "flops": 6.0 * config.params * steps * run.batch_size * run.length,
         "flop_convention": "6nd",
         "seed": run.seed,
-        "corpus": corpus_digest(corpus),
+        "corpus": corpus.digest,
         "train_tokens": corpus.manifest.splits["train"].tokens,
         "vocab_size": corpus.tokenizer.vocab_size,
         **({"init_from": run.init_from} if run.init_from else {}),
     }
-
-
-def corpus_digest(corpus: Corpus) -> str:
-    """What tells one corpus from another: the SHA-256 of its manifest, which has those of all its files."""
-    return hashlib.sha256((corpus.directory / manifest.FILE).read_bytes()).hexdigest()
 
 
 def save_model(directory: Path, model: Transformer, run: RunConfig, corpus: Corpus, world: World) -> None:
@@ -193,7 +187,7 @@ def _check_corpus(directory: Path, start: Record, run: RunConfig, corpus: Corpus
             f"{directory}: the run's network has a vocabulary of {start['vocab_size']} and the corpus {run.data} one "
             f"of {vocab_size}: give --data the corpus that it began with, or another --out"
         )
-    if start.get("corpus") not in (None, corpus_digest(corpus)):
+    if start.get("corpus") not in (None, corpus.digest):
         raise UsageError(
             f"{directory}: the run began on another corpus than {run.data}: give --data that one, or another --out"
         )

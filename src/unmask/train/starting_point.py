@@ -25,6 +25,7 @@ from unmask.data.source import Corpus
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
 from unmask.model import Transformer
+from unmask.model_directory import Stored
 
 EMBEDDING = "embedding.weight"
 
@@ -49,19 +50,20 @@ class StartingPoint:
         return model
 
 
-def find(run: RunConfig, corpus: Corpus) -> StartingPoint:
-    """The starting point of `run` over the vocabulary of `corpus`.
+def source(run: RunConfig) -> Stored | None:
+    """The model that `run` starts from; None for a new one. Raises `UnmaskError` where its files are damaged."""
+    return convert.read(run.init_from) if run.init_from else None
 
-    Raises `UsageError` where the model of `run.init_from` does not fit the objective, the length or the corpus, and
-    `UnmaskError` where its files are damaged.
+
+def find(run: RunConfig, corpus: Corpus, stored: Stored | None) -> StartingPoint:
+    """The starting point of `run` over the vocabulary of `corpus`, from its `source`.
+
+    Raises `UsageError` where the model does not fit the objective, the length or the corpus.
     """
     causal = run.objective in objectives.CAUSAL
-    if not run.init_from:
+    if stored is None:
         tokenizer = corpus.tokenizer
-        return StartingPoint(
-            run.model_config(tokenizer.vocab_size, None if causal else tokenizer.mask_id, causal),
-        )
-    stored = convert.read(run.init_from)
+        return StartingPoint(run.model_config(tokenizer.vocab_size, None if causal else tokenizer.mask_id, causal))
     config = stored.config
     if causal and not config.causal:
         raise UsageError(
