@@ -118,17 +118,33 @@ def test_memory_grows_with_the_size_the_batch_and_the_vocabulary():
 
 
 def test_times_follow_the_flops_between_what_was_measured(tmp_path):
-    runs = dataclasses.replace(BASE, objectives=("mdm",)).runs()
-    measured = [Measured("mdm", "33K", 8, 64, 0.01), Measured("mdm", "307K", 8, 64, 0.05)]
+    design = dataclasses.replace(BASE, objectives=("mdm",), settings={"validation_windows": 0})
+    runs = design.runs()
+    measured = [Measured("mdm", "33K", 8, 64, 0.01, 2.0), Measured("mdm", "307K", 8, 64, 0.05, 4.0)]
     seconds = estimate(runs, measured, 512)
     for run in runs:
-        per_step = seconds[run.name] / run.steps
+        per_step = (seconds[run.name] - 3) / run.steps
         expected = {"33K": 0.01, "307K": 0.05}.get(run.size)
         assert expected is None or per_step == pytest.approx(expected)
-        assert per_step * 1.0001 >= 0.01
-        assert per_step <= 0.0501
+        assert 0.00999 < per_step < 0.05001
     write(tmp_path, measured)
     assert read(tmp_path) == measured
     (tmp_path / "timing.json").write_text('{"machine": "another"}')
     assert read(tmp_path) == []
-    assert estimate(runs, [Measured("arm", "33K", 8, 64, 0.01)], 512) == {}
+    assert estimate(runs, [Measured("arm", "33K", 8, 64, 0.01, 2.0)], 512) == {}
+
+
+def test_a_measurement_in_which_the_larger_size_was_no_slower_gives_no_larger_size_less_time():
+    runs = dataclasses.replace(BASE, objectives=("mdm",), budgets=(1e12,), settings={"validation_windows": 0}).runs()
+    seconds = estimate(runs, [Measured("mdm", "33K", 8, 64, 0.02, 0), Measured("mdm", "307K", 8, 64, 0.01, 0)], 512)
+    assert [seconds[run.name] / run.steps for run in runs] == pytest.approx([0.02] * 3)
+
+
+def test_the_time_of_a_run_has_its_validation():
+    with_it, without = (
+        dataclasses.replace(BASE, objectives=("mdm",), settings=fields).runs()[0]
+        for fields in ({"validation_windows": 48, "validation_draws": 2}, {"validation_windows": 0})
+    )
+    measured = [Measured("mdm", "33K", 8, 64, 0.02, 0)]
+    extra = estimate([with_it], measured, 512)[with_it.name] - estimate([without], measured, 512)[without.name]
+    assert extra == pytest.approx(48 * 2 / 8 / 3 * 0.02)

@@ -248,8 +248,10 @@ def _tests_table(fit: IsoflopFit) -> str:
 
 def _minima_table(fit: IsoflopFit) -> str:
     def row(objective: str, minimum: Minimum) -> list[str]:
-        if minimum.params is None or minimum.tokens is None or minimum.loss is None:
-            return [name_of(objective), power(minimum.flops), "–", "–", "–", "–", "–", text(minimum.flag or "")]
+        why = text((minimum.flag or "") + (" the sizes" if minimum.flag == "outside" else ""))
+        if minimum.params is None or minimum.tokens is None or minimum.loss is None or minimum.flag == "outside":
+            beyond = text(minimum.beyond) or "–"
+            return [name_of(objective), power(minimum.flops), beyond, "–", "–", "–", "–", why]
         return [
             name_of(objective),
             power(minimum.flops),
@@ -258,7 +260,7 @@ def _minima_table(fit: IsoflopFit) -> str:
             numbers.count(minimum.tokens),
             numbers.signed(minimum.loss, 3),
             interval(minimum.loss_ci95, decimals(3)),
-            "" if minimum.flag is None else text(minimum.flag + (" the sizes" if minimum.flag == "outside" else "")),
+            why,
         ]
 
     heads = ["", "budget", "best N", "95% interval", "tokens D", "loss", "95% interval", ""]

@@ -55,12 +55,11 @@ def latex(fit: IsoflopFit) -> str:
             if law is not None:
                 low_high = _between(law.exponent_ci95, "{:.4f}".format)
                 laws.append([escaped(series.label(name)), f"${symbol}$", f"${law.exponent:.4f}$", low_high])
-    return (
-        "% needs \\usepackage{booktabs}\n"
-        + _tabular("lrrrrrr", ["", "FLOPs", "$N^*$", "95\\%", "$D^*$", "loss", "95\\%"], minima)
-        + "\n"
-        + _tabular("llrr", ["", "", "exponent", "95\\%"], laws)
-    )
+    heads = ["", "FLOPs", "$N^*$", "95\\%", "$D^*$", "loss", "95\\%"]
+    found = ["% needs \\usepackage{booktabs}\n"]
+    found += [_tabular("lrrrrrr", heads, minima)] if minima else []
+    found += [_tabular("llrr", ["", "", "exponent", "95\\%"], laws)] if laws else []
+    return "\n".join(found)
 
 
 def escaped(words: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from unmask.scaling import numbers
 from unmask.scaling.laws import Array, Interval, percentile_interval
 from unmask.scaling.points import Budget
 
@@ -43,6 +44,14 @@ class Minimum:
     """The single point of its budget, taken as the minimum."""
     center: float = 0.0
     parabola: tuple[float, float, float] | None = None
+
+    @property
+    def beyond(self) -> str:
+        """Of one outside the sizes that were run, where it lies: "< 8.27K" or "> 3.5M"; else ""."""
+        if self.flag != "outside" or self.params is None:
+            return ""
+        smallest, largest = self.params_range
+        return f"< {numbers.count(smallest)}" if self.params < smallest else f"> {numbers.count(largest)}"
 
     def curve(self, params: Array) -> Array:
         """The parabola at `params`."""

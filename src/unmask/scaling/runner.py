@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import signal
 import subprocess
@@ -244,9 +243,11 @@ class _Runner:
 
     def start(self) -> None:
         """Start as many pending runs as there is room for."""
-        room = self._backend.at_once - len(self._handles)
-        free = (run for run in self.pending if not self._is_made_by_another(run))
-        starting = list(itertools.islice(free, room))
+        if len(self._handles) >= self._backend.at_once:
+            return
+        free = [run for run in self.pending if not self._is_made_by_another(run)]
+        others = len(self.pending) - len(free)  # they take room too
+        starting = free[: max(self._backend.at_once - len(self._handles) - others, 0)]
         if not starting:
             return
         handles = self._backend.start([(run, self._place(run)) for run in starting])

@@ -193,18 +193,21 @@ def _isoflop_tables(name: str, each: ObjectiveFit) -> Group:
     for head in ("FLOPs", "best N", "95%", "tokens D", "loss", "95%", ""):
         minima.add_column(head, justify="right" if head else "left", no_wrap=True)
     for minimum in each.minima:
-        known = minimum.params is not None and minimum.tokens is not None and minimum.loss is not None
+        # where it lies outside, the parabola has no more to say than on which side
+        known = minimum.params and minimum.tokens and minimum.loss and minimum.flag is None
         minima.add_row(
             f"{minimum.flops:.3g}",
-            numbers.count(minimum.params) if known and minimum.params else "-",
-            _interval(minimum.params_ci95),
+            numbers.count(minimum.params) if known and minimum.params else minimum.beyond or "-",
+            _interval(minimum.params_ci95) if known else "-",
             numbers.count(minimum.tokens) if known and minimum.tokens else "-",
             f"{minimum.loss:.4f}" if known and minimum.loss else "-",
-            _interval(minimum.loss_ci95, ".4f"),
+            _interval(minimum.loss_ci95, ".4f") if known else "-",
             minimum.flag or "",
         )
-    laws = _law_table([("N", each.params_law), ("D", each.tokens_law), ("L", each.loss_law)], by_t=True)
-    return Group(minima, laws, *_floor_lines(each), *_left_out_lines(each))
+    laws: list[Table] = []
+    if each.loss_law is not None:
+        laws.append(_law_table([("N", each.params_law), ("D", each.tokens_law), ("L", each.loss_law)], by_t=True))
+    return Group(minima, *laws, *_floor_lines(each), *_left_out_lines(each))
 
 
 def _floor_lines(each: ObjectiveFit) -> Iterable[str]:

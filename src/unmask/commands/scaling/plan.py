@@ -13,6 +13,7 @@ import tyro
 from unmask.errors import UsageError
 
 if TYPE_CHECKING:
+    from unmask.data.manifest import Manifest
     from unmask.scaling.plan import Plan as StudyPlan
     from unmask.scaling.plan import PlannedRun
 
@@ -83,6 +84,8 @@ def run(options: Plan) -> None:
     if "train" not in manifest.splits:
         raise UsageError(f"--data {options.data}: has no split for training: prepare it again")
     corpus_tokens = manifest.splits["train"].tokens
+    settings = _settings(options.set)
+    _check_held_out(manifest, settings, options)
     design = Design(
         budgets=options.flops,
         objectives=options.objectives,
@@ -99,7 +102,7 @@ def run(options: Plan) -> None:
         convention=options.convention,
         vocab_size=manifest.vocab_size,
         corpus_tokens=corpus_tokens,
-        settings=_settings(options.set),
+        settings=settings,
     )
     rows, told = _law(options)
     runs = design.runs(rows)
@@ -129,11 +132,28 @@ def run(options: Plan) -> None:
         fields["seconds"] = seconds
         print(json.dumps(fields, indent=2))
         return
-    _print(plan, added, seconds, manifest.vocab_size, corpus_tokens, told)
+    _print(plan, added, seconds, manifest.vocab_size, corpus_tokens, "" if options.sizes else told)
     if options.dry_run:
         print("Nothing was written (--dry-run).")
     else:
         print(f"Written to {options.study / 'study.json'}. Next: unmask scaling run {options.study}")
+
+
+def _check_held_out(manifest: Manifest, settings: Mapping[str, Any], options: Plan) -> None:
+    """Raise `UsageError` if runs would end without a loss."""
+    from unmask.config import RunConfig
+
+    name = settings.get("validation_split", RunConfig().validation_split)
+    if settings.get("validation_windows") == 0:
+        raise UsageError("--set validation_windows=0: a study needs the held-out loss of its runs: leave it out")
+    if name not in manifest.splits:
+        raise UsageError(f"--data {options.data}: holds no text out as {name!r}: prepare it with --valid-fraction")
+    tokens = manifest.splits[name].tokens
+    if tokens < options.length:
+        raise UsageError(
+            f"--data {options.data}: {name!r} has {tokens} tokens, less than one window of --length {options.length}: "
+            "hold out more text"
+        )
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -261,9 +281,10 @@ def _print(
     line = f"{count}, {sum(run.flops for run in added):.3g} FLOPs"
     known = [seconds[run.name] for run in added if run.name in seconds]
     if len(known) == len(added) and added:
-        line += f", {numbers.duration(sum(known))} one after another on this machine"
+        line += f", {numbers.duration(sum(known))} one after another on this machine (several go at a time)"
     console.print(line + ".")
     if len(plan.runs) > len(added):
         console.print(f"The study has {len(plan.runs) - len(added)} runs more, which stay as they are.")
     convention = "6 N D, N without embeddings" if plan.flop_convention == "6nd" else "with attention and head"
-    console.print(f"FLOPs count {convention}. Best sizes as expected by: {told}.", style="dim")
+    chosen = f" Best sizes as expected by: {told}." if told else ""
+    console.print(f"FLOPs count {convention}.{chosen}", style="dim")

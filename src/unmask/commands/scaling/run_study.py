@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,7 +25,7 @@ class Run:
     study: Annotated[Path, tyro.conf.Positional]
     """Directory of a study, made by unmask scaling plan."""
     jobs: int = 0
-    """Runs at a time. 0: as many as there are GPUs, or half as many as cores."""
+    """Runs at a time. 0: as many as there are GPUs, or cores: small networks do not keep two threads busy."""
     attempts: int = 3
     """How often a run may fail before it is left alone."""
     executor: Literal["processes", "slurm", "submitit"] = "processes"
@@ -114,7 +113,7 @@ def _backend(plan: Plan, options: Run) -> Backend:
             )
         slots = options.jobs or most
     else:
-        slots = options.jobs or max(1, cores // (2 * options.processes))
+        slots = options.jobs or max(1, cores // options.processes)
         if options.executor != "slurm" and slots * options.processes > cores:
             raise UsageError(
                 f"--jobs {slots} with {options.processes} processes each are more than the {cores} cores: lower them"
@@ -137,8 +136,3 @@ def _parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise UsageError(f"--slurm {pair}: must be a name and a value, such as timeout_min=600")
         found[name] = int(text) if text.lstrip("-").isdigit() else text
     return found
-
-
-def is_terminal() -> bool:
-    """Whether someone watches."""
-    return sys.stderr.isatty()

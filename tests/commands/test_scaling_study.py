@@ -1,0 +1,175 @@
+"""Whole studies from the command line, with real trainings of some steps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from train.runs import write_corpus
+from unmask import cli
+from unmask.errors import UnmaskError
+from unmask.scaling import timing
+from unmask.scaling.plan import Plan
+
+SHAPE = ["--batch-size", "4", "--length", "16", "--no-measure"]
+QUICK = ["--set", "validation_windows=8", "learning_rate=0.003", "tensorboard=false"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("study"))
+
+
+def planned(study, corpus, *arguments, budgets=("1.4e8",), sizes=("8K", "16K", "33K"), objectives=("mdm",)):
+    words = ["scaling", "plan", str(study), "--data", str(corpus), "--flops", *budgets, "--sizes", *sizes]
+    return cli.main([*words, "--objectives", *objectives, *SHAPE, *arguments])
+
+
+def test_a_study_is_planned_run_extended_fitted_and_reported(corpus, tmp_path, capsys):
+    study = tmp_path / "study"
+    assert planned(study, corpus, *QUICK) == 0
+    table = capsys.readouterr().out
+    assert "mdm-1.4e08-33K" in table
+    assert "3 runs, 4.2e+08 FLOPs." in table
+    assert f"Next: unmask scaling run {study}" in table
+
+    assert cli.main(["scaling", "run", str(study)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"3 finished, 0 failed, 0 to go. Next: unmask scaling report {study}\n"
+    assert shown.err.count("started") == 3
+    assert "[3/3]" in shown.err
+
+    # a budget later runs only what is new
+    assert planned(study, corpus, *QUICK, budgets=("1.4e8", "2.8e8")) == 0
+    table = capsys.readouterr().out
+    assert "mdm-1.4e08-33K" not in table
+    assert "3 runs more, which stay as they are" in table
+    assert cli.main(["scaling", "run", str(study), "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert len(outcome["finished"]) == 6
+    assert outcome["failed"] == outcome["pending"] == []
+    assert "6 finished" in run_again(study, capsys)
+
+    assert cli.main(["scaling", "fit", str(study), "--bootstrap", "20", "--json", "-"]) == 0
+    fitted = json.loads(capsys.readouterr().out)
+    assert fitted["points"] == 6
+    assert fitted["flop_convention"] == "6nd"
+    assert cli.main(["scaling", "report", str(study), "--bootstrap", "20"]) == 0
+    page = (study / "report" / "index.html").read_text()
+    assert f"unmask scaling run {study}" in page
+    lines = (study / "report" / "tables" / "runs.csv").read_text().splitlines()
+    assert len(lines) == 7
+
+
+def run_again(study, capsys):
+    assert cli.main(["scaling", "run", str(study)]) == 0
+    shown = capsys.readouterr()
+    assert "started" not in shown.err
+    return shown.out
+
+
+def test_runs_that_fail_are_named_with_their_reason_and_left_alone_when_they_have_failed_often_enough(
+    corpus, tmp_path, capsys
+):
+    study = tmp_path / "study"
+    # two steps in a row with a rate like this are not finite
+    assert planned(study, corpus, "--set", "validation_windows=8", "learning_rate=1e38", "tensorboard=false") == 0
+    plan = Plan.read(study)
+    Plan(plan.runs[2:], data=plan.data).write(study)
+    assert cli.main(["scaling", "run", str(study), "--attempts", "1"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"{study}: 1 of 1 runs failed, first mdm-1.4e08-33K: " in told
+    assert "lower the rate" in told or "not finite" in told or "lower --learning-rate" in told
+    assert cli.main(["scaling", "run", str(study), "--attempts", "1"]) == 1
+    assert "started" not in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_and_writes_nothing(corpus, tmp_path, capsys):
+    assert planned(tmp_path / "study", corpus, "--dry-run", objectives=("mdm", "mlm")) == 0
+    assert "Nothing was written" in capsys.readouterr().out
+    assert not (tmp_path / "study").exists()
+    assert planned(tmp_path / "study", corpus, "--dry-run", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["runs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--set", "validation_windows=0"], "--set validation_windows=0: a study needs the held-out loss"),
+        (["--set", "size=8K"], "--set size=8K: must be a field and its value, such as weight_decay=0.1"),
+        (["--set", "weight_dcay=1"], "unknown field of --set 'weight_dcay': did you mean 'weight_decay'?"),
+        (["--set", "clip=much"], "--set clip=much: 'much' is no value for clip (default 1.0)"),
+        (["--set", "validation_split=test"], "holds no text out as 'test'"),
+        (["--unique-tokens", "99999999"], "unique_tokens 99999999 are more than the"),
+        (["--flops", "1e6"], "0 steps are too few"),
+        (["--law", "absent.json"], "absent.json: cannot be read"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_line(corpus, tmp_path, capsys, arguments, told):
+    assert planned(tmp_path / "study", corpus, *arguments) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+
+
+def test_planning_otherwise_what_is_there_already_is_refused(corpus, tmp_path, capsys):
+    study = tmp_path / "study"
+    assert planned(study, corpus) == 0
+    for arguments, told in (
+        (["--convention", "full"], "counts FLOPs as 6nd: keep to it"),
+        (["--set", "clip=0.5"], "was planned otherwise: keep to it"),
+    ):
+        assert planned(study, corpus, *arguments) == 2
+        assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--jobs", "-1"], "--jobs -1 must be at least 0"),
+        (["--attempts", "0"], "--attempts 0 must be at least 1"),
+        (["--processes", "999"], "with 999 processes each are more than the"),
+        (["--gpus", "0", "--processes", "2"], "--processes 2 are more than the 1 GPUs"),
+        (["--executor", "submitit", "--slurm", "timeout"], "--slurm timeout: must be a name and a value"),
+    ],
+)
+def test_a_run_that_cannot_be_is_one_line(corpus, tmp_path, capsys, arguments, told):
+    study = tmp_path / "study"
+    assert planned(study, corpus) == 0
+    capsys.readouterr()
+    assert cli.main(["scaling", "run", str(study), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_study_of_another_version_is_one_line(corpus, tmp_path, capsys):
+    study = tmp_path / "study"
+    assert planned(study, corpus) == 0
+    path = study / "study.json"
+    path.write_text(path.read_text().replace("unmask-study-1", "unmask-study-9"))
+    for command in ("run", "report", "fit"):
+        capsys.readouterr()
+        assert cli.main(["scaling", command, str(study)]) == 1
+        assert "format 'unmask-study-9' is not 'unmask-study-1'" in capsys.readouterr().err
+
+
+def test_a_step_is_measured_by_a_short_training(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "MEASURED_STEPS", 9)
+    monkeypatch.setattr(timing, "WARM_STEPS", 2)
+    assert planned(tmp_path, corpus) == 0
+    plan = Plan.read(tmp_path)
+    begun = []
+    (measured,) = timing.measure(Plan(plan.runs[:1], data=plan.data), begun.append)
+    assert begun == [plan.runs[0]]
+    assert (measured.objective, measured.size, measured.length) == ("mdm", "8K", 16)
+    assert 0 < measured.seconds_per_step < measured.start_seconds
+
+
+def test_a_step_that_cannot_be_measured_says_why(corpus, tmp_path):
+    assert planned(tmp_path, corpus) == 0
+    plan = Plan.read(tmp_path)
+    with pytest.raises(UnmaskError, match=r"measuring 8K mdm: absent.*--no-measure"):
+        timing.measure(Plan(plan.runs[:1], data="absent"))
