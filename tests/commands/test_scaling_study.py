@@ -116,12 +116,12 @@ def test_a_plan_that_cannot_be_is_one_line(corpus, tmp_path, capsys, arguments, 
 
 def test_planning_otherwise_what_is_there_already_is_refused(corpus, tmp_path, capsys):
     study = tmp_path / "study"
-    assert planned(study, corpus) == 0
+    assert planned(study, corpus, budgets=("5e8",)) == 0
     for arguments, told in (
         (["--convention", "full"], "counts FLOPs as 6nd: keep to it"),
         (["--set", "clip=0.5"], "was planned otherwise: keep to it"),
     ):
-        assert planned(study, corpus, *arguments) == 2
+        assert planned(study, corpus, *arguments, budgets=("5e8",)) == 2
         assert told in capsys.readouterr().err
 
 
