@@ -21,13 +21,16 @@ WORDS = ["The cat sat on the mat, and the dog sat beside the cat."] * 20
         (r"\__", ["_", 1]),
         ("_ [3]", [1, " [3]"]),
         (r"_\__", [1, "_", 1]),
+        ("a _[2-8] b", ["a ", range(2, 9), " b"]),
+        ("_[3-3]_[1-2]", [range(3, 4), range(1, 3)]),
+        ("_ [2-3]", [1, " [2-3]"]),
     ],
 )
 def test_blanks_are_underscores(text, parts):
     assert infilling.parse(text) == parts
 
 
-@given(st.lists(st.integers(1, 30) | st.text("ab _\\[1]", min_size=1), min_size=1))
+@given(st.lists(st.integers(1, 30) | st.text("ab _\\[1-]", min_size=1), min_size=1))
 def test_any_text_and_blanks_can_be_written(parts):
     merged = []
     for part in parts:
@@ -44,16 +47,33 @@ def test_any_text_and_blanks_can_be_written(parts):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("no blank", "has no blank"), ("a _[0]", "length 0"), (r"a\_b", "has no blank")]
+    ("text", "words"),
+    [
+        ("no blank", "has no blank"),
+        ("a _[0]", "length 0"),
+        ("a _[0-3]", "length 0"),
+        ("a _[4-2]", "from 4 to 2: turn"),
+        (r"a\_b", "has no blank"),
+    ],
 )
 def test_texts_without_a_blank_are_refused(text, words):
     with pytest.raises(UsageError, match=words):
         infilling.parse(text)
 
 
+def test_choices_are_the_texts_of_every_length():
+    assert infilling.choices(["a ", range(2, 4), " b ", 1, range(1, 3)]) == [
+        ["a ", 2, " b ", 1, 1],
+        ["a ", 2, " b ", 1, 2],
+        ["a ", 3, " b ", 1, 1],
+        ["a ", 3, " b ", 1, 2],
+    ]
+    assert infilling.choices(["a ", 2]) == [["a ", 2]]
+
+
 def fill(tokenizer, text, *words):
     """Encode with blanks, put the tokens of `words` (as they stand in a text) into them, and decode."""
-    tokens, blanks = infilling.encode(text, tokenizer, tokenizer.mask_id)
+    tokens, blanks = infilling.encode(infilling.choices(infilling.parse(text))[0], tokenizer, tokenizer.mask_id)
     for blank, word in zip(blanks, words, strict=True):
         assert tokens[blank.start : blank.stop] == [tokenizer.mask_id] * len(blank)
         ids = infilling.encode_after(word, tokenizer)

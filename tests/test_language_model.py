@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import unmask
+from unmask import generation as generating
 from unmask import model_directory, seeding
 from unmask.config import ModelConfig
 from unmask.data import tokenizer as tokenizers
 from unmask.errors import UnmaskError, UsageError
+from unmask.generation import Cache
 from unmask.language_model import LanguageModel
 from unmask.model import Transformer
 from unmask.network_logits import CausalLogits
@@ -18,7 +20,7 @@ from unmask.samplers import autoregressive
 WORDS = ["The cat sat on the mat, and the dog sat beside the cat. Überall größere Bäume."] * 20
 
 
-def build(causal, tokenizer, context=48):
+def build(causal, tokenizer, context=48, **fields):
     config = ModelConfig(
         n_layer=2,
         n_head=2,
@@ -29,6 +31,7 @@ def build(causal, tokenizer, context=48):
         context_length=context,
         mask_id=None if causal else tokenizer.mask_id,
         causal=causal,
+        **fields,
     )
     model = Transformer(config)
     model.init_weights(seeding.generator(0, "init"))
@@ -436,3 +439,111 @@ def test_saving_over_a_model_replaces_it_whole(saved, arm):
     arm.save(saved)
     assert unmask.load(saved).objective == "arm"
     shutil.rmtree(saved)
+
+
+# caches, lengths, and prompts of different lengths together
+
+
+@pytest.fixture(scope="module")
+def blocks(bpe):
+    return build(False, bpe, block_length=4)
+
+
+def test_a_block_causal_model_writes_block_after_block_with_an_exact_cache(blocks, monkeypatch):
+    prompts = ["The cat", "", "The dog sat beside the mat and"]
+    options = {"max_new_tokens": 13, "steps": 8, "inner": "ancestral", "seed": 2}
+    found = blocks.generate(prompts, **options)
+    for prompt, one in zip(prompts, found, strict=True):
+        assert one.sampler == "block"
+        assert one.text.startswith(prompt)
+        assert one.cache.drift == 0
+        assert one.cache.computed_share < 0.8
+        alone = blocks.generate(prompt, **options)
+        assert (alone.tokens, alone.reveal_steps, alone.network_calls) == (
+            one.tokens,
+            one.reveal_steps,
+            one.network_calls,
+        )
+    # without the cache
+    monkeypatch.setattr(generating, "_with_cache", lambda model, logits_fn, tokens_BL, cache: (logits_fn, lambda: None))
+    for one, plain in zip(found, blocks.generate(prompts, **options), strict=True):
+        assert plain.cache is None
+        assert plain.tokens == one.tokens
+
+
+def test_a_block_causal_model_takes_samplers_inside_blocks_alone(blocks):
+    assert blocks.generate("The", max_new_tokens=6, sampler="autoregressive").network_calls <= 6
+    with pytest.raises(UsageError, match="take the sampler 'block' with inner 'margin'"):
+        blocks.generate("The", max_new_tokens=6, sampler="margin")
+    with pytest.raises(UsageError, match="block_length 8: the network was trained with blocks of 4"):
+        blocks.generate("The", max_new_tokens=6, block_length=8)
+    with pytest.raises(UsageError, match="causal blocks"):
+        blocks.infill("The _ sat.")
+    with pytest.raises(UsageError, match="has an exact one already"):
+        blocks.generate("The", max_new_tokens=6, cache=Cache("prefix"))
+
+
+def test_a_block_causal_model_scores_by_the_chain_rule_and_says_so_where_another_is_asked_for(blocks):
+    estimate = blocks.score("The cat", " sat on the mat")
+    assert estimate == blocks.score("The cat", " sat on the mat", estimator="chain")
+    assert estimate.standard_error == 0
+    with pytest.raises(UsageError, match="estimator 'mc': a block-causal model"):
+        blocks.score("The cat", " sat", estimator="mc")
+
+
+def test_a_saved_block_causal_model_is_the_same_when_loaded(blocks, tmp_path):
+    blocks.save(tmp_path)
+    loaded = unmask.load(tmp_path, device="cpu")
+    assert loaded.config.block_length == 4
+    options = {"max_new_tokens": 9, "seed": 1}
+    assert loaded.generate("The cat", **options).tokens == blocks.generate("The cat", **options).tokens
+
+
+@pytest.mark.parametrize("strategy", ["prefix", "block"])
+def test_an_approximate_cache_is_exact_when_refreshed_at_every_change_and_tells_its_drift_else(mdm, strategy):
+    options = {"max_new_tokens": 16, "sampler": "block", "block_length": 8, "guidance": 0.4, "seed": 3}
+    plain = mdm.generate("The cat sat on", **options)
+    exact = mdm.generate("The cat sat on", cache=Cache(strategy, refresh=1), **options)
+    assert plain.tokens == exact.tokens
+    assert plain.network_calls == exact.network_calls
+    cached = mdm.generate("The cat sat on", cache=Cache(strategy, refresh=4), **options)
+    assert cached.cache.computed_share < exact.cache.computed_share
+    assert cached.cache.drift > 0
+    assert cached.to_dict()["cache"]["refreshes"] == cached.cache.refreshes
+    with pytest.raises(UsageError, match="did you mean 'prefix'"):
+        mdm.generate("The cat", max_new_tokens=4, cache=Cache("prefx"))
+
+
+def test_an_arm_needs_no_other_cache(arm):
+    with pytest.raises(UsageError, match="cache 'block': this model has an exact one already"):
+        arm.generate("The", max_new_tokens=4, cache=Cache("block"))
+
+
+def test_prompts_of_different_lengths_share_a_batch(mdm, arm):
+    prompts = ["The cat", "", "The dog sat beside the mat", "on the"]
+    for lm in (mdm, arm):
+        seconds = {one.seconds for one in lm.generate(prompts, max_new_tokens=6)}
+        assert len(seconds) == 1  # that of one batch
+        assert len({one.seconds for one in lm.generate(prompts, max_new_tokens=6, batch_size=2)}) == 2
+
+
+def test_blanks_of_searched_length_take_the_length_of_the_lowest_bound(mdm):
+    text = "The _[1-3] sat on the _[2-3], and"
+    found = mdm.infill(text, seed=1, temperature=0.0, num_samples=40)
+    assert len(found.candidates) == 6
+    losses = [candidate.loss for candidate in found.candidates]
+    assert losses == sorted(losses)
+    best = found.candidates[0]
+    assert found.fills == best.fills
+    written = f"The _[{best.lengths[0]}] sat on the _[{best.lengths[1]}], and"
+    alone = mdm.infill(written, seed=1, temperature=0.0)
+    assert (alone.text, alone.tokens, alone.candidates) == (found.text, found.tokens, [])
+    assert found.network_calls > 6 * alone.network_calls  # those of the search are counted
+    # the loss is the bound of what stands behind the beginning of the first blank
+    start = len(mdm.tokenizer.encode("The"))
+    request = unmask.likelihood.Request(tuple(found.tokens[:start]), tuple(found.tokens[start:]))
+    settings = unmask.likelihood.Settings("auto", 40, seed=1)
+    estimate = mdm.score_tokens([request], settings).estimates[0]
+    assert best.loss == pytest.approx(-estimate.log_likelihood / (len(found.tokens) - start), abs=1e-5)
+    with pytest.raises(UsageError, match="81 choices of lengths, more than 64"):
+        mdm.infill("_[1-9] a _[1-9]")

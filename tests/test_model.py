@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from unmask import sizes
 from unmask.config import ModelConfig
 from unmask.errors import UsageError
+from unmask.kv_cache import KVCache, PositionCache
 from unmask.llama_names import from_llama, shapes, to_llama
 from unmask.loss import weighted_cross_entropy
-from unmask.model import KVCache, Transformer
+from unmask.model import Transformer
 
 V = 61
 
@@ -37,6 +38,7 @@ SHAPES = {
     "biases and tied": {"qkv_bias": True, "tied_embeddings": True, "causal": True},
     "shifted": {"shifted": True},
     "normed wide heads": {"qk_norm": True, "head_dim": 12, "causal": True},
+    "block-causal": {"block_length": 4},
 }
 
 
@@ -131,6 +133,81 @@ def test_logits_of_selected_positions_equal_those_of_all(shape, seed, share):
     select_BL = torch.rand(3, 11, generator=torch.Generator().manual_seed(seed)) < share
     with torch.no_grad():
         torch.testing.assert_close(model(tokens_BL, select_BL), model(tokens_BL)[select_BL], atol=2e-5, rtol=1e-4)
+
+
+def test_a_block_causal_network_sees_its_own_block_and_those_before():
+    model = build(block_length=4)
+    tokens_BL = tokens(1, 11)
+    with torch.no_grad():
+        before_LV = model(tokens_BL)[0]
+        for changed in range(11):
+            other_BL = tokens_BL.clone()
+            other_BL[0, changed] = V
+            differs_L = (model(other_BL)[0] - before_LV).abs().amax(dim=1) > 1e-4
+            assert differs_L.tolist() == [position // 4 >= changed // 4 for position in range(11)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_beside_clean_tokens_each_block_sees_itself_masked_and_those_before_clean(checkpointing):
+    model = build(block_length=4)
+    model.activation_checkpointing = checkpointing
+    clean_BL = tokens(2, 11)
+    masked_BL = torch.rand(2, 11, generator=torch.Generator().manual_seed(3)) < 0.6
+    noisy_BL = clean_BL.masked_fill(masked_BL, V)
+    found_SV = model(noisy_BL, masked_BL, clean_BL=clean_BL)
+    position_L = torch.arange(11)
+    for block in range(3):
+        own_L = position_L // 4 == block
+        with torch.no_grad():
+            expected_BLV = model(torch.where(own_L, noisy_BL, clean_BL))
+        picked_S = (masked_BL & own_L)[masked_BL]
+        torch.testing.assert_close(found_SV[picked_S], expected_BLV[masked_BL & own_L], atol=2e-5, rtol=1e-4)
+    targets_BL = clean_BL.masked_fill(~masked_BL, -100)
+    loss = model.loss(noisy_BL, targets_BL, torch.ones(2, 11), clean_BL=clean_BL)
+    torch.testing.assert_close(loss, F.cross_entropy(found_SV, clean_BL[masked_BL], reduction="sum"))
+    with pytest.raises(UsageError, match="for a block-causal network"):
+        build()(noisy_BL, masked_BL, clean_BL=clean_BL)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_padded_row_has_the_logits_that_it_has_alone(shape):
+    model = build(**SHAPES[shape])
+    tokens_BL, lengths = tokens(3, 11), (11, 6, 9)
+    for row, length in enumerate(lengths):
+        tokens_BL[row, length:] = -1
+    present_BL = tokens_BL >= 0
+    select_BL = present_BL & (torch.rand(3, 11, generator=torch.Generator().manual_seed(0)) < 0.5)
+    with torch.no_grad():
+        whole_BLV = model(tokens_BL, present_BL=present_BL)
+        selected_SV = model(tokens_BL, select_BL, present_BL=present_BL)
+        for row, length in enumerate(lengths):
+            alone_LV = model(tokens_BL[row : row + 1, :length])[0]
+            torch.testing.assert_close(whole_BLV[row, :length], alone_LV, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(selected_SV, whole_BLV[select_BL], atol=2e-5, rtol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([name for name in SHAPES if not SHAPES[name].get("causal")]), st.integers(0, 2**20))
+def test_recomputing_what_has_changed_and_all_that_sees_it_is_exact(shape, seed):
+    model = build(**SHAPES[shape])
+    generator = torch.Generator().manual_seed(seed)
+    cache = PositionCache(model.config, 4, 12)
+    rows_B = torch.tensor([2, 0, 3])
+    everything_BL = torch.ones(3, 11, dtype=torch.bool)
+    tokens_BL = tokens(3, 11, seed)
+    select_BL = torch.rand(3, 11, generator=generator) < 0.4
+    with torch.no_grad():
+        found_SV = model.recompute(tokens_BL, everything_BL, select_BL, cache.at_rows(rows_B))
+        torch.testing.assert_close(found_SV, model(tokens_BL, select_BL), atol=2e-5, rtol=1e-4)
+        # nothing has changed: the selected positions alone
+        select_BL = torch.rand(3, 11, generator=generator) < 0.4
+        found_SV = model.recompute(tokens_BL, select_BL, select_BL, cache.at_rows(rows_B))
+        torch.testing.assert_close(found_SV, model(tokens_BL, select_BL), atol=2e-5, rtol=1e-4)
+        # the last positions have changed, and for blocks all that sees them comes behind
+        tokens_BL[:, 8:] = V
+        changed_BL = (torch.arange(11) >= 8).expand(3, 11) if model.config.block_length else everything_BL
+        found_SV = model.recompute(tokens_BL, changed_BL | select_BL, select_BL, cache.at_rows(rows_B))
+        torch.testing.assert_close(found_SV, model(tokens_BL, select_BL), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 4, 2]])
@@ -254,7 +331,7 @@ def test_too_many_tokens_and_a_cache_for_a_bidirectional_network_are_refused():
         arm(tokens(1, 4), None, cache)
         with pytest.raises(UsageError, match="6 tokens: more than the context of 5"):
             arm(tokens(1, 2), None, cache)
-    with pytest.raises(UsageError, match="bidirectional"):
+    with pytest.raises(UsageError, match="needs a causal network"):
         build()(tokens(1, 2), None, KVCache(arm.config, 1, 5))
 
 

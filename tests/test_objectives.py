@@ -73,12 +73,14 @@ def any_order_chance(masked):
 CHANCES = {
     "mdm": mdm_chance,
     "any_order": any_order_chance,
+    "block": any_order_chance,  # the text is one block
     "mlm": lambda masked: 0.15 ** sum(masked) * 0.85 ** (3 - sum(masked)),
     "span": lambda masked: span_chance(masked, 0.15, 3.0),
 }
 EXPECTED = {  # of the loss, in nats for the text of three tokens
     "mdm": sum(mdm_weight(sum(masked)) * loss_sum(masked) for masked in SETS),
     "any_order": sum(any_order_chance(masked) * 3 / sum(masked) * loss_sum(masked) for masked in SETS),
+    "block": sum(any_order_chance(masked) * 3 / sum(masked) * loss_sum(masked) for masked in SETS),
     "mlm": sum(CHANCES["mlm"](masked) / 0.15 * loss_sum(masked) for masked in SETS),
     "span": sum(CHANCES["span"](masked) / 0.15 * loss_sum(masked) for masked in SETS),
 }
@@ -239,6 +241,42 @@ def test_the_bounds_of_a_known_joint_are_its_exact_nll_in_expectation():
         found_B = (corrupted.weights_BL * nll_BL).sum(dim=1)
         error = found_B.std().item() / math.sqrt(len(found_B))
         assert found_B.mean().item() == pytest.approx(exact, abs=4 * error + 1e-3 * exact)
+
+
+@pytest.mark.parametrize("block_length", [1, 2, 3])
+def test_the_block_bound_of_a_known_joint_is_its_exact_nll_in_expectation(block_length):
+    """Each block sees itself as it is masked, and those before it unmasked."""
+    joint = Joint(length=3, vocab_size=2, seed=4)
+    text_L = joint.texts_NL[5]
+    rows = 20_000
+    corrupted = objectives.block(text_L.repeat(rows, 1), gen(2), mask_id=joint.mask_id, block_length=block_length)
+    assert torch.equal(corrupted.clean_BL, text_L.repeat(rows, 1))
+    found_B = torch.zeros(rows, dtype=torch.float64)
+    for start in range(0, 3, block_length):
+        stop = min(start + block_length, 3)
+        seen_BL = corrupted.clean_BL.clone()
+        seen_BL[:, start:stop] = corrupted.inputs_BL[:, start:stop]
+        seen_BL[:, stop:] = joint.mask_id
+        logits_BVL = joint(seen_BL)[:, start:stop].transpose(1, 2)
+        nll_BL = F.cross_entropy(logits_BVL, corrupted.targets_BL[:, start:stop], reduction="none", ignore_index=-100)
+        found_B += (corrupted.weights_BL[:, start:stop] * nll_BL).sum(dim=1)
+    error = found_B.std().item() / math.sqrt(rows)
+    assert found_B.mean().item() == pytest.approx(-joint.probs_N[5].log().item(), abs=4 * error + 1e-6)
+    assert (error < 1e-6) == (block_length == 1)  # which is the chain rule, and exact
+
+
+def test_every_block_has_an_exact_number_of_masks_spread_over_the_batch():
+    corrupted = objectives.block(torch.zeros(300, 10, dtype=torch.int64), gen(0), mask_id=1, block_length=4)
+    masked_BL = corrupted.targets_BL != -100
+    for start, stop in ((0, 4), (4, 8), (8, 10)):  # the last one is shorter
+        counts_B = masked_BL[:, start:stop].sum(dim=1)
+        size = stop - start
+        assert counts_B.min() == 1
+        assert counts_B.bincount(minlength=size + 1)[1:].tolist() == pytest.approx([300 / size] * size, rel=0.25)
+        weights_BL = corrupted.weights_BL[:, start:stop]
+        assert torch.allclose(weights_BL.sum(dim=1), torch.full((300,), float(size)))
+    with pytest.raises(UsageError, match="block_length 0"):
+        objectives.block(CASE[None], gen(0), mask_id=MASK, block_length=0)
 
 
 # What all have in common

@@ -46,6 +46,8 @@ class ModelConfig:
     """Biases on the query, key and value projections (as in Qwen2)."""
     qk_norm: bool = False
     """RMS norms over each query and key head, before the rotary positions (as in Qwen3)."""
+    block_length: int = 0
+    """Block-causal: a position sees its own block of so many positions, and those before it. 0: not so."""
     shifted: bool = False
     """A bidirectional network's state at position i - 1 predicts token i, as in those that were adapted from an
     autoregressive one (Dream); the first token is predicted from its own position."""
@@ -78,6 +80,10 @@ class ModelConfig:
                 problems.append(f"mask_id {self.mask_id} must be from 0 to vocab_size {self.vocab_size}")
             if not 0 <= self.padded_rows < self.vocab_size:
                 problems.append(f"padded_rows {self.padded_rows} must be less than vocab_size {self.vocab_size}")
+        if self.block_length < 0:
+            problems.append(f"block_length {self.block_length} must be 0 (not block-causal) or more")
+        if self.block_length and (self.causal or self.shifted):
+            problems.append("block_length is for networks that are neither causal nor shifted")
         if self.shifted and self.causal:
             problems.append("shifted is for bidirectional networks: a causal one predicts the next token anyway")
         if self.rope_theta <= 0:
@@ -137,7 +143,7 @@ class RunConfig:
     unique_tokens: int | None = None
     """Train on only so many tokens, taken from all over the corpus, and repeat them. None: on the whole corpus."""
     objective: str = "mdm"
-    """What is corrupted and scored: mdm, arm, mlm, span or any_order."""
+    """What is corrupted and scored: mdm, arm, mlm, span, any_order or block."""
     init_from: str = ""
     """Model to start from (also as --from): a model or run directory, a folder of Transformers, or a GGUF file. Its
     shape and weights are taken; a causal one that is trained with masks is adapted: a mask token, predictions shifted
@@ -184,6 +190,9 @@ class RunConfig:
     """mdm: stratify t over the global batch instead of drawing it for each row by itself."""
     weighting: Literal["bound", "flat"] = "bound"
     """mdm: weigh by 1/t, which makes the loss a bound on the NLL, or by a constant."""
+    block_length: int = 16
+    """block: tokens of a block, inside of which the network looks both ways. A step computes clean tokens beside the
+    masked ones, about twice what one of mdm does."""
     mask_rate: float = 0.15
     """mlm, span: share of the tokens that is masked."""
 
@@ -229,7 +238,15 @@ class RunConfig:
             if not ok:
                 problems.append(f"{name} {getattr(self, name)!r} {remedy}")
 
-        for name in ("length", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "validation_draws"):
+        for name in (
+            "length",
+            "batch_size",
+            "block_length",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "validation_draws",
+        ):
             check(getattr(self, name) >= 1, name, "must be at least 1")
         for name in ("micro_batch_size", "validate_every", "validation_windows", "weight_decay", "clip", "kv_heads"):
             check(getattr(self, name) >= 0, name, "must not be negative")
@@ -275,6 +292,7 @@ class RunConfig:
             qkv_bias=self.qkv_bias,
             tied_embeddings=self.tied_embeddings,
             rope_theta=self.rope_theta,
+            block_length=self.block_length if self.objective == "block" else 0,
         )
 
     def total_steps(self, params: int) -> int:

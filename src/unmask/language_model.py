@@ -8,20 +8,19 @@ Shapes: B rows, L positions.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 
-from unmask import guidance as guiding
-from unmask import infilling, likelihood, model_directory, samplers, seeding
+from unmask import generation, infilling, likelihood, model_directory
 from unmask.config import ModelConfig
 from unmask.data.tokenizer import Tokenizer
-from unmask.errors import UsageError, unknown_name
+from unmask.errors import UsageError
+from unmask.generation import Cache, Candidate, Filled, Generation, Passage, Sampling
 from unmask.guidance import Weight
 from unmask.likelihood import Estimate
 from unmask.logits_fn import LogitsFn
@@ -36,32 +35,8 @@ BROKEN = "\ufffd"
 """What bytes that are no character decode to."""
 LONGEST_CHARACTER = 4
 """In bytes of UTF-8."""
-DEFAULT_SAMPLER = {True: "autoregressive", False: "confidence"}
-"""By whether the network is causal."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One generated or filled-in text."""
-
-    text: str
-    """The whole passage; after a prompt, up to the end-of-text token."""
-    fills: list[str]
-    """The new text alone: one piece after a prompt, one for each blank of an infilling."""
-    tokens: list[int]
-    """All tokens, given and new, past the end of text too."""
-    reveal_steps: list[int]
-    """The step, from 0, in which each token was revealed; -1 for a given one."""
-    network_calls: int
-    """Calls that this text needed; two per evaluation under guidance."""
-    seconds: float
-    """Wall time of the batch that it was made in."""
-    sampler: str
-    seed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """A dict for JSON."""
-        return dataclasses.asdict(self)
+LENGTHS_TRIED = 64
+"""Most choices of lengths that `infill` tries."""
 
 
 class LanguageModel:
@@ -128,6 +103,7 @@ class LanguageModel:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         suppress: Collection[int] = (),
+        cache: Cache | None = None,
         seed: int | Sequence[int] = 0,
         batch_size: int = 16,
         on_step: OnStep | None = None,
@@ -135,11 +111,13 @@ class LanguageModel:
     ) -> Generation | list[Generation]:
         """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts.
 
-        `sampler` is a name in `SAMPLERS`, by default "confidence", and "autoregressive" for an ARM; `options` are its
-        own keyword arguments. `steps` None is one per token; the autoregressive sampler always takes that. `guidance`
-        is a weight, or a function of the revealed share such as `guidance.Ramp`. `temperature`, `top_k`, `top_p` and
-        `min_p` are those of `samplers.Draw`; `suppress` are ids that are never drawn. `seed` is one for all prompts
-        (each gives what it gives alone) or one for each. `batch_size` rows run at a time. `on_step` sees each batch.
+        `sampler` is a name in `SAMPLERS`, by default "confidence", for an ARM "autoregressive" and for a block-causal
+        network "block"; `options` are its own keyword arguments. `steps` None is one per token; the autoregressive
+        sampler always takes that. `guidance` is a weight, or a function of the revealed share such as `guidance.Ramp`.
+        `temperature`, `top_k`, `top_p` and `min_p` are those of `samplers.Draw`; `suppress` are ids that are never
+        drawn. `cache` is an approximate one for a bidirectional network; the others have an exact one anyway. `seed` is
+        one for all prompts (each gives what it gives alone) or one for each. `batch_size` rows run at a time, those of
+        similar length together; `on_step` sees each batch, with `PADDING` behind shorter rows.
 
         Raises `UsageError` on an unknown sampler or option, a number out of range, text longer than the context, and
         for an ARM on guidance or a sampler that needs a mask token.
@@ -147,17 +125,30 @@ class LanguageModel:
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens {max_new_tokens}: must be at least 1")
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        jobs: list[_Job] = []
+        passages: list[Passage] = []
         for text in prompts:
             given = self.tokenizer.encode(text)
             length = len(given) + max_new_tokens
             self._check_length(length, f"prompt of {len(given)} tokens and max_new_tokens {max_new_tokens}")
-            jobs.append(_Job([*given, *[self.mask_id] * max_new_tokens], [range(len(given), length)], stops=True))
-        draw = Draw(temperature, top_k, top_p, min_p)
-        settings = _Sampling(
-            sampler, steps, guidance, draw, repetition_penalty, frozenset(suppress), batch_size, on_step, options
+            tokens = [*given, *[self.mask_id] * max_new_tokens]
+            passages.append(Passage(tokens, [range(len(given), length)], stops=True))
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(prompts):
+            raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one, or one for each")
+        settings = Sampling(
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            draw=Draw(temperature, top_k, top_p, min_p),
+            repetition_penalty=repetition_penalty,
+            suppress=frozenset(suppress) | self._padding,
+            batch_size=batch_size,
+            cache=cache,
+            on_step=on_step,
+            options=options,
         )
-        generations = self._sample(jobs, settings, seed)
+        filled = self._fill(passages, settings, seeds)
+        generations = [self._generation(*each) for each in zip(passages, filled, seeds, strict=True)]
         return generations[0] if isinstance(prompt, str) else generations
 
     def infill(
@@ -173,26 +164,48 @@ class LanguageModel:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         suppress: Collection[int] = (),
+        cache: Cache | None = None,
         seed: int = 0,
+        batch_size: int = 16,
+        num_samples: int = 128,
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Generation:
         r"""Fill the blanks of `text`: `_` is a blank of one token, `__` of two, `_[20]` of twenty, `\_` an underscore.
 
-        The other arguments are those of `generate`; guidance takes all of the given text as its prompt. Raises
-        `UsageError` as `generate`, on a text without a blank, and for an ARM, which can't look ahead.
+        `_[2-8]` is a blank of 2 to 8 tokens: every length is filled, and the one whose text has the lowest bound is
+        taken, in nats per token from the first blank to the end, estimated with `num_samples` network calls each. The
+        other arguments are those of `generate`; guidance takes all of the given text as its prompt. Raises `UsageError`
+        as `generate`, on a text without a blank or with more than 64 choices of lengths, for an ARM, which can't look
+        ahead, and for a block-causal network, which looks no further than its block.
         """
-        if self.config.mask_id is None:
+        if self.config.mask_id is None or self.config.block_length:
+            kind = "no mask token (it is autoregressive)" if self.config.mask_id is None else "causal blocks"
+            raise UsageError(f"infill: this model has {kind}: take one that was trained with masks and sees both ways")
+        choices = infilling.choices(infilling.parse(text))
+        if len(choices) > LENGTHS_TRIED:
             raise UsageError(
-                "infill: this model has no mask token (it is autoregressive): take one that was trained with masks"
+                f"infill {text!r}: {len(choices)} choices of lengths, more than {LENGTHS_TRIED}: narrow the ranges"
             )
-        tokens, blanks = infilling.encode(text, self.tokenizer, self.mask_id)
-        self._check_length(len(tokens), f"infill text of {len(tokens)} tokens")
-        draw = Draw(temperature, top_k, top_p, min_p)
-        settings = _Sampling(
-            sampler, steps, guidance, draw, repetition_penalty, frozenset(suppress), 1, on_step, options
+        passages = [Passage(*infilling.encode(parts, self.tokenizer, self.mask_id), stops=False) for parts in choices]
+        longest = max(len(passage.tokens) for passage in passages)
+        self._check_length(longest, f"infill text of {longest} tokens")
+        settings = Sampling(
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            draw=Draw(temperature, top_k, top_p, min_p),
+            repetition_penalty=repetition_penalty,
+            suppress=frozenset(suppress) | self._padding,
+            batch_size=batch_size,
+            cache=cache,
+            on_step=on_step,
+            options=options,
         )
-        return self._sample([_Job(tokens, blanks, stops=False)], settings, seed)[0]
+        filled = self._fill(passages, settings, [seed] * len(passages))
+        if len(passages) == 1:
+            return self._generation(passages[0], filled[0], seed)
+        return self._best_length(passages, filled, seed, num_samples)
 
     def score(
         self,
@@ -251,7 +264,17 @@ class LanguageModel:
         *,
         on_progress: likelihood.OnProgress | None = None,
     ) -> likelihood.Scored:
-        """`likelihood.score` of requests in tokens, under this model."""
+        """`likelihood.score` of requests in tokens, under this model; of a block-causal one by the chain rule.
+
+        Raises `UsageError` as that does, and for a block-causal model on an estimator whose masks reach over blocks.
+        """
+        if self.config.block_length:
+            if settings.estimator not in ("auto", "chain"):
+                raise UsageError(
+                    f"estimator {settings.estimator!r}: a block-causal model has learnt no masks in the blocks before: "
+                    "take chain"
+                )
+            settings = replace(settings, estimator="chain", adaptive=None)
         return likelihood.score(
             self.logits_fn,
             requests,
@@ -318,107 +341,65 @@ class LanguageModel:
         self._check_length(len(tokens), f"prompt and continuation of {len(tokens)} tokens")
         return tokens, len(given)
 
-    def _sample(self, jobs: list[_Job], settings: _Sampling, seed: int | Sequence[int]) -> list[Generation]:
-        name = settings.sampler or DEFAULT_SAMPLER[self.config.causal]
-        sampler = samplers.lookup(name)
-        options = settings.options
-        if self.config.causal:
-            self._refuse_guidance(settings.guidance)
-            if name != "autoregressive":
-                raise UsageError(
-                    f"sampler {name!r}: needs a mask token, and this model is autoregressive: leave it out"
-                )
-        known = samplers.options_of(name, cast("str | None", options.get("inner")))
-        for option in options:
-            if option not in known:
-                raise unknown_name("option", option, known)
-        if "stop_id" in known and all(job.stops for job in jobs):
-            options = {"stop_id": self.tokenizer.eos_id, **options}
-        seeds = [seed] * len(jobs) if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(jobs):
-            raise UsageError(f"{len(seeds)} seeds for {len(jobs)} prompts: give one, or one for each")
-        if settings.batch_size < 1:
-            raise UsageError(f"batch_size {settings.batch_size}: must be at least 1")
+    def _fill(self, passages: Sequence[Passage], settings: Sampling, seeds: Sequence[int]) -> list[Filled]:
+        return generation.fill(
+            self.model,
+            self.logits_fn,
+            passages,
+            settings,
+            seeds,
+            mask_id=self.mask_id,
+            eos_id=self.tokenizer.eos_id,
+        )
 
-        generations: dict[int, Generation] = {}
-        for group in _by_length([job.tokens for job in jobs]):
-            for indices in (group[i : i + settings.batch_size] for i in range(0, len(group), settings.batch_size)):
-                begun = time.perf_counter()
-                tokens_BL = torch.tensor([jobs[index].tokens for index in indices], device=self.device)
-                given_BL = tokens_BL != self.mask_id
-                guided = guiding.classifier_free(self.logits_fn, given_BL, settings.guidance, self.mask_id)
-                penalised = guiding.repetition_penalty(guided, settings.repetition_penalty, self.mask_id)
-                sampled = sampler(
-                    guiding.suppress(penalised, settings.suppress | self._padding),
-                    tokens_BL,
-                    mask_id=self.mask_id,
-                    steps=settings.steps,
-                    temperature=settings.draw.temperature,
-                    top_k=settings.draw.top_k,
-                    top_p=settings.draw.top_p,
-                    min_p=settings.draw.min_p,
-                    generator=[seeding.generator(seeds[index], "sample") for index in indices],
-                    on_step=settings.on_step,
-                    **options,
-                )
-                tokens = cast("list[list[int]]", sampled.tokens_BL.tolist())
-                steps = cast("list[list[int]]", sampled.reveal_step_BL.tolist())
-                calls = cast("list[int]", sampled.network_calls_B.tolist())
-                seconds = time.perf_counter() - begun
-                for row, index in enumerate(indices):
-                    text, fills = self._texts(jobs[index], tokens[row])
-                    generations[index] = Generation(
-                        text, fills, tokens[row], steps[row], calls[row], seconds, sampler=name, seed=seeds[index]
-                    )
-        return [generations[index] for index in range(len(jobs))]
-
-    def _texts(self, job: _Job, tokens: list[int]) -> tuple[str, list[str]]:
-        """The passage and the text of each blank; a passage that stops ends before its first new end-of-text token."""
-        eos_id, start = self.tokenizer.eos_id, job.blanks[0].start
-        if job.stops and eos_id is not None and eos_id in tokens[start:]:
+    def _generation(self, passage: Passage, filled: Filled, seed: int) -> Generation:
+        """The text of a passage and of its blanks; one that stops ends before its first new end-of-text token."""
+        tokens = filled.tokens
+        eos_id, start = self.tokenizer.eos_id, passage.blanks[0].start
+        if passage.stops and eos_id is not None and eos_id in tokens[start:]:
             tokens = tokens[: tokens.index(eos_id, start)]
         pieces = self.pieces(tokens)
-        return "".join(pieces), ["".join(pieces[blank.start : blank.stop]) for blank in job.blanks]
+        return Generation(
+            text="".join(pieces),
+            fills=["".join(pieces[blank.start : blank.stop]) for blank in passage.blanks],
+            tokens=filled.tokens,
+            reveal_steps=filled.reveal_steps,
+            network_calls=filled.network_calls,
+            seconds=filled.seconds,
+            sampler=filled.sampler,
+            seed=seed,
+            cache=filled.cache,
+        )
+
+    def _best_length(
+        self, passages: Sequence[Passage], filled: Sequence[Filled], seed: int, num_samples: int
+    ) -> Generation:
+        """The generation whose text has the lowest bound per token from its first blank on."""
+        begun = time.perf_counter()
+        start = passages[0].blanks[0].start
+        requests = [likelihood.Request(tuple(f.tokens[:start]), tuple(f.tokens[start:])) for f in filled]
+        settings = likelihood.Settings("auto", num_samples, seed=seed)
+        estimates = self.score_tokens(requests, settings).estimates
+        found: list[tuple[Candidate, Generation]] = []
+        for passage, one, estimate in zip(passages, filled, estimates, strict=True):
+            made = self._generation(passage, one, seed)
+            scored = len(one.tokens) - start
+            lengths = [len(blank) for blank in passage.blanks]
+            loss, error = -estimate.log_likelihood / scored, estimate.standard_error / scored
+            found.append((Candidate(lengths, loss, error, made.fills), made))
+        found.sort(key=lambda pair: pair[0].loss)
+        calls = sum(f.network_calls for f in filled) + sum(estimate.network_calls for estimate in estimates)
+        seconds = sum({id(f): f.seconds for f in filled}.values()) + time.perf_counter() - begun
+        candidates = [candidate for candidate, _ in found]
+        return replace(found[0][1], network_calls=calls, seconds=seconds, candidates=candidates)
 
     def _check_length(self, length: int, what: str) -> None:
         if length > self.config.context_length:
             raise UsageError(f"{what}: more than the context of {self.config.context_length} tokens: shorten it")
 
-    def _refuse_guidance(self, weight: float | Weight) -> None:
+    def _refuse_guidance(self, weight: float) -> None:
         if weight:
             raise UsageError(f"guidance {weight}: needs a mask token, and this model is autoregressive: leave it at 0")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A row to sample: its tokens, where its blanks are, and whether it ends at the end-of-text token."""
-
-    tokens: list[int]
-    blanks: list[range]
-    stops: bool
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """How to sample; the arguments of `LanguageModel.generate`."""
-
-    sampler: str | None
-    steps: int | None
-    guidance: float | Weight
-    draw: Draw
-    repetition_penalty: float
-    suppress: frozenset[int]
-    batch_size: int
-    on_step: OnStep | None
-    options: dict[str, Any]
-
-
-def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The indices of `rows`, those of one length together."""
-    groups: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(len(row), []).append(index)
-    return list(groups.values())
 
 
 def _device(name: str | torch.device) -> torch.device:

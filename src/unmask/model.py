@@ -1,4 +1,4 @@
-"""The Transformer of the paper, bidirectional or causal by a switch, and its initialisation.
+"""The Transformer of the paper, bidirectional, causal or block-causal by a switch, and its initialisation.
 
 Llama's architecture (Nie et al., 2025, appendix; Touvron et al., 2023): RMS norms in front of each part, rotary
 positions over the whole head, grouped-query attention, SwiGLU, no biases but optional ones on query, key and value
@@ -7,10 +7,11 @@ one more row in the embedding, the mask token; it has no time input. An autoregr
 cache of keys and values for generation. `unmask.sizes` has the FLOPs.
 
 What some positions alone need is computed for those alone: the head, and all of the last block but keys and values.
+`recompute` goes further: it computes some positions anew, and takes the keys and values of the others from a cache.
 
-Shapes: B rows, L positions, S selected positions of all rows, Q the most selected positions of one row, D width,
-F SwiGLU width, H query heads, K key and value heads, G heads of all three kinds, E head dimension, V vocabulary,
-T positions that a cache has room for, C context.
+Shapes: B rows, L positions, S selected positions of all rows, Q the most selected positions of one row, N positions
+of all rows that are computed anew, D width, F SwiGLU width, H query heads, K key and value heads, G heads of all three
+kinds, E head dimension, V vocabulary, T positions that are seen, C context.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from torch.utils import checkpoint as checkpointing
 
 from unmask.config import ModelConfig
 from unmask.errors import UsageError
+from unmask.kv_cache import KVCache, LayerCache, PositionCache
 from unmask.loss import weighted_cross_entropy
 from unmask.selection import Selection
+from unmask.visibility import Seen, Visibility
 
 NOT_SCORED = -100
 
@@ -75,24 +78,42 @@ class Transformer(nn.Module):
             std = 1 / (math.sqrt(width) * layers) if writes_into_residual else math.sqrt(2 / (5 * width))
             parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
 
-    def forward(self, tokens_BL: Tensor, select_BL: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens_BL: Tensor,
+        select_BL: Tensor | None = None,
+        cache: KVCache | None = None,
+        *,
+        present_BL: Tensor | None = None,
+        clean_BL: Tensor | None = None,
+    ) -> Tensor:
         """Logits (B, L, V), or (S, V) of the positions where the boolean `select_BL` is true, in row-major order.
 
-        With a `cache` the tokens stand behind those that it holds, and join them. Raises `UsageError` on more tokens
-        than the context, and on a cache for a network that is not causal.
+        With a `cache` the tokens stand behind those that it holds, and join them. No position sees another where the
+        boolean `present_BL` is false: padding. With `clean_BL`, the tokens without corruption, and a `select_BL`, a
+        block of a block-causal network sees of the blocks before it these instead of the tokens. Raises `UsageError` on
+        more tokens than the context, a cache for a network that is not causal, and `clean_BL` for one that is not
+        block-causal.
         """
-        return F.linear(self.hidden(tokens_BL, select_BL, cache), self.head_weight)
+        hidden = self.hidden(tokens_BL, select_BL, cache, present_BL=present_BL, clean_BL=clean_BL)
+        return F.linear(hidden, self.head_weight)
 
     def loss(
-        self, inputs_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor, attend_LL: Tensor | None = None
+        self,
+        inputs_BL: Tensor,
+        targets_BL: Tensor,
+        weights_BL: Tensor,
+        *,
+        attend_LL: Tensor | None = None,
+        clean_BL: Tensor | None = None,
     ) -> Tensor:
         """The scalar `sum(weights * cross_entropy)` over the positions whose target is not -100.
 
         Never holds the logits of more than a chunk of these positions. Under autocast only its loss is float32.
-        `attend_LL` as in `hidden`.
+        `attend_LL` is as in `hidden`, `clean_BL` as in `forward`.
         """
         scored_BL = targets_BL != NOT_SCORED
-        hidden_SD = self.hidden(inputs_BL, scored_BL, attend_LL=attend_LL)
+        hidden_SD = self.hidden(inputs_BL, scored_BL, attend_LL=attend_LL, clean_BL=clean_BL)
         return weighted_cross_entropy(hidden_SD, self.head_weight, targets_BL[scored_BL], weights_BL[scored_BL])
 
     def hidden(
@@ -100,42 +121,123 @@ class Transformer(nn.Module):
         tokens_BL: Tensor,
         select_BL: Tensor | None = None,
         cache: KVCache | None = None,
+        *,
+        present_BL: Tensor | None = None,
+        clean_BL: Tensor | None = None,
         attend_LL: Tensor | None = None,
     ) -> Tensor:
         """What the head reads: (B, L, D), or (S, D) of the selected positions. Arguments and errors as `forward`.
 
-        `attend_LL` says which positions (columns) each position (row) sees, in place of all or of those before it.
+        `attend_LL` says which positions (columns) each position (row) sees, in place of the network's own rule.
         """
         if not self.config.shifted:
-            return self._states(tokens_BL, select_BL, cache, attend_LL)
+            return self._states(tokens_BL, select_BL, cache, present_BL, clean_BL, attend_LL)
         if select_BL is None:
-            return _moved_right(self._states(tokens_BL, None, cache, attend_LL))
-        needed_BL = torch.cat([select_BL[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
-        needed_BL[:, :1] |= select_BL[:, :1]
-        states_ND = self._states(tokens_BL, needed_BL, cache, attend_LL)
+            return _moved_right(self._states(tokens_BL, None, cache, present_BL, clean_BL, attend_LL))
+        needed_BL = _one_before(select_BL)
+        states_ND = self._states(tokens_BL, needed_BL, cache, present_BL, clean_BL, attend_LL)
         row_BL = needed_BL.flatten().cumsum(0).view(needed_BL.shape) - 1  # of each needed state
         return states_ND[_moved_right(row_BL)[select_BL]]
 
+    def recompute(
+        self,
+        tokens_BL: Tensor,
+        compute_BL: Tensor,
+        select_BL: Tensor,
+        cache: PositionCache,
+        *,
+        present_BL: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (S, V) of the selected positions, computing no others than those where `compute_BL` is true.
+
+        The others are seen as `cache` has them, which gets the keys and values of the computed ones. That is exact
+        where nothing has changed of what those others saw. What the selected positions need is computed in any case.
+        """
+        if self.config.shifted:
+            needed_BL = _one_before(select_BL)
+            row_BL = needed_BL.flatten().cumsum(0).view(needed_BL.shape) - 1
+            states_ND = self._recomputed(tokens_BL, compute_BL | needed_BL, needed_BL, cache, present_BL)
+            return F.linear(states_ND[_moved_right(row_BL)[select_BL]], self.head_weight)
+        states_SD = self._recomputed(tokens_BL, compute_BL | select_BL, select_BL, cache, present_BL)
+        return F.linear(states_SD, self.head_weight)
+
     def _states(
-        self, tokens_BL: Tensor, select_BL: Tensor | None, cache: KVCache | None, attend_LL: Tensor | None
+        self,
+        tokens_BL: Tensor,
+        select_BL: Tensor | None,
+        cache: KVCache | None,
+        present_BL: Tensor | None,
+        clean_BL: Tensor | None,
+        attend_LL: Tensor | None,
     ) -> Tensor:
         """The last block's states, normed, at their own positions; shapes as `hidden`."""
         start, stop = self._span(tokens_BL, cache)
-        cos_LE, sin_LE = self.rotary_cos_CE[start:stop], self.rotary_sin_CE[start:stop]
+        position_T = torch.arange(stop, device=tokens_BL.device)
+        clean_T = None
+        if clean_BL is not None:
+            assert select_BL is not None
+            if not self.config.block_length:
+                raise UsageError("clean tokens: for a block-causal network, and this one is not")
+            tokens_BL = torch.cat([tokens_BL, clean_BL], dim=1)
+            select_BL = torch.cat([select_BL, torch.zeros_like(select_BL)], dim=1)
+            position_T, clean_T = position_T.repeat(2), position_T.repeat(2) >= 0
+            clean_T[:stop] = False
+        visibility = Visibility(self.config, position_T, clean_T, present_BL, attend_LL)
+        new = tokens_BL.shape[1]
+        cos_LE, sin_LE = self.rotary_cos_CE[position_T[-new:]], self.rotary_sin_CE[position_T[-new:]]
         select = None if select_BL is None else Selection.of(select_BL)
         everywhere = select is None or select.is_everything
-        hidden: Tensor = self.embedding(tokens_BL)
+        seen = visibility.everywhere(new)
+        hidden: Tensor = self.embedding(tokens_BL if present_BL is None else tokens_BL.clamp(min=0))
         for layer, block in enumerate(self.blocks):
             narrow = None if everywhere or layer + 1 < len(self.blocks) else select
-            layer_cache = None if cache is None else cache.layer(layer, tokens_BL.shape[1])
+            if narrow is not None:
+                seen = visibility.of(narrow.padded(narrow.position_S) + start)
+            layer_cache = None if cache is None else cache.layer(layer, new)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden = recomputed(block, hidden, cos_LE, sin_LE, layer_cache, narrow, attend_LL)
+                hidden = recomputed(block, hidden, cos_LE, sin_LE, seen, layer_cache, narrow)
             else:
-                hidden = block(hidden, cos_LE, sin_LE, layer_cache, narrow, attend_LL)
+                hidden = block(hidden, cos_LE, sin_LE, seen, layer_cache, narrow)
         if cache is not None:
             cache.length = stop
         hidden = self.norm(hidden)
         return hidden.flatten(0, 1) if select is not None and select.is_everything else hidden
+
+    def _recomputed(
+        self,
+        tokens_BL: Tensor,
+        compute_BL: Tensor,
+        select_BL: Tensor,
+        cache: PositionCache,
+        present_BL: Tensor | None,
+    ) -> Tensor:
+        """The last block's states (S, D), normed, of the selected positions; see `recompute`."""
+        length = tokens_BL.shape[1]
+        compute, select = Selection.of(compute_BL), Selection.of(select_BL)
+        place_BL = compute_BL.flatten().cumsum(0).view(compute_BL.shape) - 1
+        place_S = place_BL[select_BL]  # of the selected positions among the computed ones
+        visibility = Visibility(self.config, torch.arange(length, device=tokens_BL.device), None, present_BL)
+        cos_NE, sin_NE = self.rotary_cos_CE[compute.position_S], self.rotary_sin_CE[compute.position_S]
+        seen = visibility.of(compute.padded(compute.position_S))
+        hidden_ND: Tensor = self.embedding(tokens_BL[compute_BL])
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            last = layer + 1 == len(self.blocks)
+            if last:
+                seen = visibility.of(select.padded(select.position_S))
+            hidden_ND = block.recompute(
+                hidden_ND,
+                cos_NE,
+                sin_NE,
+                seen,
+                cache,
+                layer,
+                compute,
+                select if last else compute,
+                place_S if last else None,
+                length,
+            )
+        return self.norm(hidden_ND)
 
     @property
     def head_weight(self) -> Tensor:
@@ -145,7 +247,7 @@ class Transformer(nn.Module):
     def _span(self, tokens_BL: Tensor, cache: KVCache | None) -> tuple[int, int]:
         """The positions of the tokens, from and up to."""
         if cache is not None and not self.config.causal:
-            raise UsageError("a cache of keys and values: needs a causal network, and this one is bidirectional")
+            raise UsageError("a cache that grows: needs a causal network, and this one is not")
         start = 0 if cache is None else cache.length
         stop = start + tokens_BL.shape[1]
         room = self.config.context_length if cache is None else min(self.config.context_length, cache.room)
@@ -169,13 +271,33 @@ class Block(nn.Module):
         x_BLD: Tensor,
         cos_LE: Tensor,
         sin_LE: Tensor,
+        seen: Seen,
         cache: LayerCache | None,
         select: Selection | None,
-        attend_LL: Tensor | None = None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`: only the selected positions attend and go on."""
-        attended = self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE, cache, select, attend_LL)
+        attended = self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE, seen, cache, select)
         x = (x_BLD if select is None else select.take(x_BLD)) + attended
+        return x + self.mlp(self.mlp_norm(x))
+
+    def recompute(
+        self,
+        x_ND: Tensor,
+        cos_NE: Tensor,
+        sin_NE: Tensor,
+        seen: Seen,
+        cache: PositionCache,
+        layer: int,
+        compute: Selection,
+        select: Selection,
+        place_S: Tensor | None,
+        length: int,
+    ) -> Tensor:
+        """(S, D) of the positions `select`, which stand at `place_S` of the computed ones; None: they are all."""
+        attended = self.attention.recompute(
+            self.attention_norm(x_ND), cos_NE, sin_NE, seen, cache, layer, compute, select, place_S, length
+        )
+        x = (x_ND if place_S is None else x_ND[place_S]) + attended
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -184,7 +306,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.n_head, self.n_kv_head, self.causal = config.n_head, config.n_kv_head, config.causal
+        self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
         self.head_dim = config.head_dim
         groups = config.n_head + 2 * config.n_kv_head
         self.qkv = nn.Linear(config.n_embd, groups * config.head_dim, bias=config.qkv_bias)
@@ -197,38 +319,48 @@ class Attention(nn.Module):
         x_BLD: Tensor,
         cos_LE: Tensor,
         sin_LE: Tensor,
+        seen: Seen,
         cache: LayerCache | None,
         select: Selection | None,
-        attend_LL: Tensor | None = None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`; `attend_LL` as in `Transformer.hidden`."""
         if select is not None:
-            return self._selected(x_BLD, cos_LE, sin_LE, cache, select, attend_LL)
+            return self._selected(x_BLD, cos_LE, sin_LE, seen, cache, select)
         qkv_BLGE = self._heads(self.qkv(x_BLD))
-        turned = self.n_head + self.n_kv_head
-        qk_BLGE = qkv_BLGE[:, :, :turned]
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BLHE, k_BLKE = qk_BLGE[:, :, : self.n_head], qk_BLGE[:, :, self.n_head :]
-            qk_BLGE = torch.cat([self.q_norm(q_BLHE), self.k_norm(k_BLKE)], dim=2)
-        qk_BLGE = rotate(qk_BLGE, cos_LE[:, None], sin_LE[:, None])
-        q_BHLE = qk_BLGE[:, :, : self.n_head].transpose(1, 2)
-        k_BKTE, v_BKTE = _extended(cache, qk_BLGE[:, :, self.n_head :], qkv_BLGE[:, :, turned:])
-        new, seen = q_BHLE.shape[2], k_BKTE.shape[2]
-        mask_LT = attend_LL
-        if mask_LT is None and self.causal and 1 < new < seen:
-            mask_LT = torch.ones(new, seen, dtype=torch.bool, device=x_BLD.device).tril(seen - new)
-        causal = self.causal and new == seen and mask_LT is None
-        out_BHLE = self._attend(q_BHLE, k_BKTE, v_BKTE, mask_LT, causal=causal)
+        q_BLHE, k_BLKE, v_BLKE = self._turned(qkv_BLGE, cos_LE, sin_LE)
+        k_BKTE, v_BKTE = _extended(cache, k_BLKE, v_BLKE)
+        out_BHLE = self._attend(q_BLHE.transpose(1, 2), k_BKTE, v_BKTE, seen)
         return self.out(out_BHLE.transpose(1, 2).flatten(2))
+
+    def recompute(
+        self,
+        x_ND: Tensor,
+        cos_NE: Tensor,
+        sin_NE: Tensor,
+        seen: Seen,
+        cache: PositionCache,
+        layer: int,
+        compute: Selection,
+        select: Selection,
+        place_S: Tensor | None,
+        length: int,
+    ) -> Tensor:
+        """(S, D); see `Block.recompute`."""
+        q_NHE, k_NKE, v_NKE = self._turned(self._heads(self.qkv(x_ND)), cos_NE, sin_NE)
+        cache.put(layer, compute, k_NKE, v_NKE)
+        k_BKTE, v_BKTE = cache.get(layer, length)
+        q_BQHE = select.padded(q_NHE if place_S is None else q_NHE[place_S])
+        out_BHQE = self._attend(q_BQHE.transpose(1, 2), k_BKTE.to(q_NHE.dtype), v_BKTE.to(q_NHE.dtype), seen)
+        return self.out(select.unpadded(out_BHQE.transpose(1, 2)).flatten(1))
 
     def _selected(
         self,
         x_BLD: Tensor,
         cos_LE: Tensor,
         sin_LE: Tensor,
+        seen: Seen,
         cache: LayerCache | None,
         select: Selection,
-        attend_LL: Tensor | None,
     ) -> Tensor:
         """Keys and values of all positions, queries of the selected ones: one row of Q, padded, for each of B."""
         width = self.n_head * self.head_dim
@@ -241,24 +373,28 @@ class Attention(nn.Module):
         k_BLKE = kv_BLGE[:, :, : self.n_kv_head]
         k_BLKE = rotate(k_BLKE if self.k_norm is None else self.k_norm(k_BLKE), cos_LE[:, None], sin_LE[:, None])
         k_BKTE, v_BKTE = _extended(cache, k_BLKE, kv_BLGE[:, :, self.n_kv_head :])
-        mask_B1QT = None
-        if attend_LL is not None:
-            mask_B1QT = attend_LL[select.padded(select.position_S)][:, None]
-        elif self.causal:
-            seen = k_BKTE.shape[2] - x_BLD.shape[1]
-            last_BQ = select.padded(select.position_S) + seen
-            mask_B1QT = (torch.arange(k_BKTE.shape[2], device=x_BLD.device) <= last_BQ[:, :, None])[:, None]
         q_BHQE = select.padded(q_SHE).transpose(1, 2)
-        out_BHQE = self._attend(q_BHQE, k_BKTE, v_BKTE, mask_B1QT, causal=False)
+        out_BHQE = self._attend(q_BHQE, k_BKTE, v_BKTE, seen)
         return self.out(select.unpadded(out_BHQE.transpose(1, 2)).flatten(1))
+
+    def _turned(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, both normed where the network does so and turned to their positions, and values."""
+        turned = self.n_head + self.n_kv_head
+        qk = qkv[..., :turned, :]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk[..., : self.n_head, :], qk[..., self.n_head :, :]
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=-2)
+        qk = rotate(qk, cos[:, None], sin[:, None])
+        return qk[..., : self.n_head, :], qk[..., self.n_head :, :], qkv[..., turned:, :]
 
     def _heads(self, x: Tensor) -> Tensor:
         """(..., G, E) from (..., G * E)."""
         return x.reshape(*x.shape[:-1], x.shape[-1] // self.head_dim, self.head_dim)
 
-    def _attend(self, q_BHQE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | None, *, causal: bool) -> Tensor:
+    def _attend(self, q_BHQE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, seen: Seen) -> Tensor:
+        grouped = self.n_head != self.n_kv_head
         return F.scaled_dot_product_attention(
-            q_BHQE, k_BKTE, v_BKTE, attn_mask=mask, is_causal=causal, enable_gqa=self.n_head != self.n_kv_head
+            q_BHQE, k_BKTE, v_BKTE, attn_mask=seen.mask, is_causal=seen.causal, enable_gqa=grouped
         )
 
 
@@ -276,48 +412,6 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
-class KVCache:
-    """Keys and values of the tokens that a causal network has seen, for each block; empty at first."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        room: int,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """Room for `rows` rows of `room` tokens."""
-        shape = (config.n_layer, rows, config.n_kv_head, room, config.head_dim)
-        self._keys = torch.empty(shape, device=device, dtype=dtype)
-        self._values = torch.empty(shape, device=device, dtype=dtype)
-        self.room = room
-        self.length = 0
-        """Tokens held."""
-
-    def keep(self, rows_R: Tensor) -> None:
-        """Hold these rows alone."""
-        self._keys, self._values = self._keys[:, rows_R], self._values[:, rows_R]
-
-    def layer(self, layer: int, new: int) -> LayerCache:
-        """The part of one block, where `new` tokens are about to join."""
-        return LayerCache(self._keys[layer], self._values[layer], self.length, self.length + new)
-
-
-class LayerCache:
-    """One block's part of a `KVCache`."""
-
-    def __init__(self, keys_BKTE: Tensor, values_BKTE: Tensor, start: int, stop: int) -> None:
-        self._keys, self._values, self._start, self._stop = keys_BKTE, values_BKTE, start, stop
-
-    def extend(self, keys_BKLE: Tensor, values_BKLE: Tensor) -> tuple[Tensor, Tensor]:
-        """Put in the new keys and values, and return all of them."""
-        self._keys[:, :, self._start : self._stop] = keys_BKLE
-        self._values[:, :, self._start : self._stop] = values_BKLE
-        return self._keys[:, :, : self._stop], self._values[:, :, : self._stop]
-
-
 def _extended(cache: LayerCache | None, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values that the queries see, heads first."""
     k_BKLE, v_BKLE = k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2)
@@ -327,6 +421,13 @@ def _extended(cache: LayerCache | None, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple
 def _moved_right(x: Tensor) -> Tensor:
     """(B, L, ...): what stood at position i - 1 at position i, and the first at the first too."""
     return torch.cat([x[:, :1], x[:, :-1]], dim=1)
+
+
+def _one_before(select_BL: Tensor) -> Tensor:
+    """The positions before the selected ones, and the first if it is selected."""
+    before_BL = torch.cat([select_BL[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
+    before_BL[:, :1] |= select_BL[:, :1]
+    return before_BL
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:

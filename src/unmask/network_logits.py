@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unmask.model import KVCache, Transformer
+from unmask.kv_cache import KVCache
+from unmask.logits_fn import PADDING
+from unmask.model import Transformer
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,18 @@ class MaskedLogits:
     @torch.no_grad()
     def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
         """The network's rows, which predict the tokens at their own positions."""
-        return self.model(tokens_BL, select_BL)
+        there_BL = tokens_BL != PADDING
+        return self.model(tokens_BL, select_BL, present_BL=None if there_BL.all() else there_BL)
+
+    @property
+    def block_length(self) -> int | None:
+        """Length of the network's blocks; None if it is not block-causal."""
+        return self.model.config.block_length or None
+
+    @torch.no_grad()
+    def given_clean(self, tokens_BL: Tensor, select_BL: Tensor, clean_BL: Tensor) -> Tensor:
+        """Logits (S, V) of a block-causal network that sees `clean_BL` in the blocks before each selected position."""
+        return self.model(tokens_BL, select_BL, clean_BL=clean_BL)
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class CausalLogits:
         return CausalCache(self.model, self.bos_id, rows, length)
 
     def _known(self, tokens_BL: Tensor) -> Tensor:
-        return tokens_BL.masked_fill(tokens_BL >= self.model.config.embedding_rows, 0)
+        return tokens_BL.masked_fill((tokens_BL < 0) | (tokens_BL >= self.model.config.embedding_rows), 0)
 
 
 class CausalCache:

@@ -13,11 +13,12 @@ Shapes: B rows of this process, G rows of the global batch, L positions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unmask.errors import UsageError, unknown_name
 
@@ -34,6 +35,8 @@ class Corrupted:
     """-100 where nothing is scored."""
     weights_BL: Tensor
     """float32; zero where nothing is scored."""
+    clean_BL: Tensor | None = None
+    """For a block-causal network: the tokens that a block sees of the blocks before it, instead of the inputs."""
 
 
 class Rows(NamedTuple):
@@ -157,6 +160,40 @@ def span(
     return _mask(tokens_BL, masked_BL, torch.full((len(tokens_BL), 1), 1 / rate), mask_id, "span")
 
 
+def block(
+    tokens_BL: Tensor,
+    generator: torch.Generator,
+    *,
+    mask_id: int | None = None,
+    bos_id: int | None = None,
+    rows: Rows | None = None,
+    block_length: int = 16,
+) -> Corrupted:
+    """Block diffusion: masked diffusion inside blocks of `block_length` tokens, given all blocks before, unmasked.
+
+    (Arriola et al., 2025, arXiv 2503.09573.) For a block-causal network, which gets the clean tokens beside the masked
+    ones. Each block has its own number of masks, uniform on 1..its length, as in `any_order`, so that the loss is the
+    mean over blocks of a bound on their NLL given the blocks before: a bound for the text, tighter for shorter blocks.
+    The counts are stratified over the blocks of the global batch.
+    """
+    if block_length < 1:
+        raise UsageError(f"block_length {block_length}: must be at least 1")
+    rows = rows or Rows(0, len(tokens_BL))
+    length = tokens_BL.shape[1]
+    blocks = -(-length // block_length)
+    parts_GK = torch.randperm(rows.total * blocks, generator=generator).view(rows.total, blocks)
+    uniform_GK = (parts_GK + torch.rand(rows.total, blocks, generator=generator)) / (rows.total * blocks)
+    sizes_K = torch.tensor([min(block_length, length - start) for start in range(0, length, block_length)])
+    count_BK = 1 + (_this_process(uniform_GK, tokens_BL, rows) * sizes_K).long().minimum(sizes_K - 1)
+    noise_BL = _row_noise(tokens_BL, rows, generator)
+    rank_BKW = F.pad(noise_BL, (0, blocks * block_length - length), value=2.0).view(-1, blocks, block_length)
+    rank_BKW = rank_BKW.argsort(dim=2).argsort(dim=2)
+    masked_BL = (rank_BKW < count_BK[:, :, None]).flatten(1)[:, :length]
+    weight_BL = (sizes_K / count_BK).repeat_interleave(block_length, dim=1)[:, :length]
+    corrupted = _mask(tokens_BL, masked_BL, weight_BL, mask_id, "block")
+    return replace(corrupted, clean_BL=tokens_BL)
+
+
 def arm(
     tokens_BL: Tensor,
     generator: torch.Generator,
@@ -175,13 +212,23 @@ def arm(
     return Corrupted(inputs_BL, tokens_BL, torch.ones(tokens_BL.shape, device=tokens_BL.device))
 
 
-OBJECTIVES: dict[str, Objective] = {"mdm": mdm, "arm": arm, "mlm": mlm, "span": span, "any_order": any_order}
+OBJECTIVES: dict[str, Objective] = {
+    "mdm": mdm,
+    "arm": arm,
+    "mlm": mlm,
+    "span": span,
+    "any_order": any_order,
+    "block": block,
+}
 """The objectives by name."""
 
 CAUSAL = frozenset({"arm"})
 """Objectives that train a causal network and need no mask token."""
 
-BOUNDS = frozenset({"mdm", "any_order"})
+BLOCK_CAUSAL = frozenset({"block"})
+"""Objectives that train a block-causal network."""
+
+BOUNDS = frozenset({"mdm", "any_order", "block"})
 """Objectives whose loss is an upper bound on the negative log-likelihood."""
 
 
@@ -202,13 +249,13 @@ def _row_noise(tokens_BL: Tensor, rows: Rows, generator: torch.Generator) -> Ten
     return _this_process(noise_GL, tokens_BL, rows)
 
 
-def _mask(tokens_BL: Tensor, masked_BL: Tensor, weight_B1: Tensor, mask_id: int | None, objective: str) -> Corrupted:
+def _mask(tokens_BL: Tensor, masked_BL: Tensor, weight: Tensor, mask_id: int | None, objective: str) -> Corrupted:
     if mask_id is None:
         raise UsageError(f"objective {objective}: needs a mask token, and mask_id is None")
     masked_BL = masked_BL.to(tokens_BL.device)
-    weight_B1 = weight_B1.to(tokens_BL.device, torch.float32)
+    weight = weight.to(tokens_BL.device, torch.float32)
     return Corrupted(
         inputs_BL=tokens_BL.masked_fill(masked_BL, mask_id),
         targets_BL=tokens_BL.masked_fill(~masked_BL, IGNORE),
-        weights_BL=masked_BL * weight_B1,
+        weights_BL=masked_BL * weight,
     )

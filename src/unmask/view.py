@@ -35,12 +35,14 @@ class DenoisingView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._live.refresh()  # the last state is shown, however fast it was reached
         self._live.stop()
 
     def on_step(self, state: Step) -> None:
         """Draw the state after one step."""
-        tokens = cast("list[int]", state.tokens_BL[0].tolist())
-        steps = cast("list[int]", state.reveal_step_BL[0].tolist())
+        there = state.tokens_BL[0] >= 0  # without padding
+        tokens = cast("list[int]", state.tokens_BL[0][there].tolist())
+        steps = cast("list[int]", state.reveal_step_BL[0][there].tolist())
         self._live.update(self.render(tokens, steps, int(state.network_calls_B[0])))
 
     def render(self, tokens: list[int], steps: list[int], network_calls: int) -> Text:

@@ -172,6 +172,34 @@ def test_errors_are_one_line_with_their_status(mdm, arm, tmp_path, capsys, argum
     assert err.count("\n") == 1
 
 
+def test_a_trace_holds_every_step_of_every_sample(mdm, tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    arguments = ("--prompt", "We", "--max-new-tokens", "6", "--steps", "3", "--num-samples", "2", "--trace", str(trace))
+    status, out, _ = unmask(capsys, "sample", mdm, *arguments)
+    assert status == 0
+    written = json.loads(trace.read_text())
+    assert written["mask_id"] == load(mdm).mask_id
+    for number, sample in enumerate(written["samples"]):
+        assert sample["seed"] == number
+        assert sample["text"] in out
+        assert "".join(sample["pieces"]) == sample["text"]
+        assert len(sample["steps"]) == 3
+        assert sum(len(step["revealed"]) for step in sample["steps"]) == 6
+        for step in sample["steps"]:
+            for reveal in step["revealed"]:
+                assert sample["tokens"][reveal["position"]] == reveal["token"]
+
+
+def test_a_cache_tells_its_drift_and_searched_blanks_their_lengths(mdm, capsys):
+    arguments = ("--prompt", "We the people", "--max-new-tokens", "12", "--cache", "block", "--cache-refresh", "4")
+    status, out, _ = unmask(capsys, "sample", mdm, *arguments)
+    assert status == 0
+    assert "of the positions computed, approximate, drift " in out
+    status, out, _ = unmask(capsys, "sample", mdm, "--infill", "We _[1-3] people")
+    assert status == 0
+    assert sum(line.startswith("[length ") for line in out.splitlines()) == 3
+
+
 def test_in_a_terminal_one_watches_the_masks_fill_in(mdm, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")

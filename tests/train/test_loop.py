@@ -84,11 +84,13 @@ def test_a_run_learns(tiny: Tiny, tmp_path: Path) -> None:
     assert valid[-1] < 2.8  # there are 17 different bytes, and log(17) is 2.83
 
 
-@pytest.mark.parametrize("objective", ["arm", "mlm", "span", "any_order"])
+@pytest.mark.parametrize("objective", ["arm", "mlm", "span", "any_order", "block"])
 def test_every_objective_trains_and_only_the_causal_one_is_exact(objective: str, tiny: Tiny, tmp_path: Path) -> None:
     records = list(train(tiny(objective=objective, steps=2), tmp_path / "run"))
     assert records[-1]["bound"] is (objective != "arm")
-    assert unmask.load(tmp_path / "run", device="cpu").config.causal is (objective == "arm")
+    config = unmask.load(tmp_path / "run", device="cpu").config
+    assert config.causal is (objective == "arm")
+    assert config.block_length == (16 if objective == "block" else 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -94,15 +94,15 @@ def test_a_mask_that_shows_everything_changes_nothing_and_a_causal_one_hides_the
     weights_BL = torch.ones(3, 12)
     every_LL = torch.ones(12, 12, dtype=torch.bool)
     plain = model.loss(tokens_BL, targets_BL, weights_BL)
-    torch.testing.assert_close(model.loss(tokens_BL, targets_BL, weights_BL, every_LL), plain)
+    torch.testing.assert_close(model.loss(tokens_BL, targets_BL, weights_BL, attend_LL=every_LL), plain)
     changed_BL = tokens_BL.clone()
     changed_BL[:, 8:] = (changed_BL[:, 8:] + 1) % 20
     early_BL = targets_BL.clone()
     early_BL[:, 8:] = -100
-    seen = [model.loss(x_BL, early_BL, weights_BL, every_LL.tril()) for x_BL in (tokens_BL, changed_BL)]
+    seen = [model.loss(x_BL, early_BL, weights_BL, attend_LL=every_LL.tril()) for x_BL in (tokens_BL, changed_BL)]
     torch.testing.assert_close(seen[0], seen[1])
     assert not torch.allclose(*(model.loss(x_BL, early_BL, weights_BL) for x_BL in (tokens_BL, changed_BL)))
-    model.loss(tokens_BL, targets_BL, weights_BL, every_LL.tril()).backward()
+    model.loss(tokens_BL, targets_BL, weights_BL, attend_LL=every_LL.tril()).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
     # what some positions alone need equals the rows of the whole
     with torch.no_grad():

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -14,7 +14,7 @@ from unmask.errors import UsageError
 
 if TYPE_CHECKING:
     from unmask.language_model import Generation, LanguageModel
-    from unmask.samplers import OnStep
+    from unmask.samplers import OnStep, Step, Trace
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Options:
     prompt: str = ""
     """Text to go on from."""
     infill: str | None = None
-    """Text with blanks to fill: _ stands for one token, __ for two, _[20] for twenty."""
+    """Text with blanks to fill: _ stands for one token, __ for two, _[20] for twenty, _[2-8] for 2 to 8, of which the
+    most likely number is taken."""
     sampler: str | None = None
     """ancestral, first_hitting, confidence, margin, entropy, threshold, remask, block or autoregressive. None:
     confidence, and autoregressive for an ARM."""
@@ -68,6 +69,13 @@ class Options:
     """Tokens of a block (block; 32, or what the network was trained with)."""
     lookahead: int | None = None
     """Masks behind a block that the network sees; 0: the canvas grows block by block (block; all of them)."""
+    cache: Literal["prefix", "block"] | None = None
+    """Keep keys and values of a network that sees both ways: of what is before the masks (prefix), or of all but the
+    masks that are looked at (block). Faster, and approximate; the result tells how far it drifted."""
+    cache_refresh: int = 16
+    """Changed tokens after which a cache is computed anew; 1 is exact."""
+    drift_limit: float | None = None
+    """Nats per token that a cache may be from exact; the refreshes adapt to it."""
     max_new_tokens: int = 64
     """Tokens to write after the prompt."""
     num_samples: int = 1
@@ -76,6 +84,8 @@ class Options:
     """The same seed gives the same text."""
     device: str = "auto"
     """Where to run: auto, cpu, cuda."""
+    trace: Path | None = None
+    """Write what each step revealed, and how confidently, to this JSON file."""
     json: bool = False
     """Print one JSON object a line for each text."""
 
@@ -88,17 +98,38 @@ def run(options: Options) -> None:
         raise UsageError("--prompt and --infill exclude each other: write the prompt into the text with blanks")
 
     from unmask.language_model import load
+    from unmask.samplers import Trace
 
     lm = load(options.model, options.device)
     watched = sys.stdout.isatty() and not options.json
+    traces: list[dict[str, Any]] = []
     for number in range(options.num_samples):
         seed = options.seed + number
-        generation = _watch(lm, options, seed) if watched else _generate(lm, options, seed)
+        trace = Trace()
+        generation = _watch(lm, options, seed, trace) if watched else _generate(lm, options, seed, trace.on_step)
+        traces.append({"pieces": lm.pieces(generation.tokens), "steps": trace.steps, **generation.to_dict()})
         if options.json:
             print(json.dumps(generation.to_dict(), ensure_ascii=False))
         else:
             calls = f"{generation.network_calls} network call{'s' if generation.network_calls != 1 else ''}"
             print(f"{generation.text}\n[{generation.sampler}, seed {seed}: {calls}, {generation.seconds:.2f} s]")
+            _print_details(generation)
+    if options.trace is not None:
+        text = json.dumps({"model": str(options.model), "mask_id": lm.mask_id, "samples": traces}, ensure_ascii=False)
+        options.trace.write_text(text + "\n", encoding="utf-8")
+
+
+def _print_details(generation: Generation) -> None:
+    """What a cache did, and the lengths that were tried, where there is something to tell."""
+    cache = generation.cache
+    if cache is not None:
+        drift = "not measured" if cache.drift is None else f"{cache.drift:.2g} nats per token"
+        kind = "exact" if cache.exact else f"approximate, drift {drift}"
+        print(f"[cache: {cache.computed_share:.0%} of the positions computed, {kind}]")
+    for candidate in generation.candidates:
+        lengths = ", ".join(map(str, candidate.lengths))
+        error = f" +- {candidate.standard_error:.3f}" if candidate.standard_error else ""
+        print(f"[length {lengths}: {candidate.loss:.3f}{error} nats per token: {' | '.join(candidate.fills)}]")
 
 
 OWN_OPTIONS = (
@@ -116,6 +147,7 @@ OWN_OPTIONS = (
 
 
 def _generate(lm: LanguageModel, options: Options, seed: int, on_step: OnStep | None = None) -> Generation:
+    from unmask.generation import Cache
     from unmask.guidance import Ramp
 
     guided = options.guidance_end is not None or options.guidance_until != 1
@@ -131,6 +163,7 @@ def _generate(lm: LanguageModel, options: Options, seed: int, on_step: OnStep | 
         "min_p": options.min_p,
         "repetition_penalty": options.repetition_penalty,
         "suppress": options.suppress,
+        "cache": options.cache and Cache(options.cache, options.cache_refresh, options.drift_limit),
         "seed": seed,
         "on_step": on_step,
     }
@@ -140,8 +173,13 @@ def _generate(lm: LanguageModel, options: Options, seed: int, on_step: OnStep | 
     return lm.generate(options.prompt, max_new_tokens=options.max_new_tokens, **common)
 
 
-def _watch(lm: LanguageModel, options: Options, seed: int) -> Generation:
+def _watch(lm: LanguageModel, options: Options, seed: int, trace: Trace) -> Generation:
     from unmask.view import DenoisingView
 
     with DenoisingView(lm.pieces, lm.mask_id) as view:
-        return _generate(lm, options, seed, view.on_step)
+
+        def on_step(state: Step) -> None:
+            view.on_step(state)
+            trace.on_step(state)
+
+        return _generate(lm, options, seed, on_step)

@@ -72,6 +72,7 @@ def to_smdm(stored: Stored, out: Path) -> Exported:
         for feature, there in (
             ("norms over queries and keys", config.qk_norm),
             ("a shift by one", config.shifted),
+            ("causal blocks", config.block_length > 0),
             (f"rope_theta {config.rope_theta:g} (but 10000)", config.rope_theta != 10000),
             (f"heads of width {config.head_dim}", config.head_dim * config.n_head != config.n_embd),
             (f"a mask token inside the vocabulary ({config.mask_id})", config.mask_id not in (None, config.vocab_size)),

@@ -21,6 +21,7 @@ from unmask.errors import UsageError
 from unmask.evals import perplexity
 from unmask.evals.perplexity import Perplexity
 from unmask.language_model import LanguageModel
+from unmask.network_logits import MaskedLogits
 
 CHUNK = 16
 """Windows between two reports of progress."""
@@ -141,15 +142,12 @@ def _losses(lm: LanguageModel, tokens_WL: Tensor, numbers: range, draws: int, se
     vocab_size = lm.config.vocab_size
     if lm.config.causal:
         return perplexity.window_nlls(lm.logits_fn, tokens_WL, vocab_size=vocab_size)
-    return perplexity.draw_losses(
-        lm.logits_fn,
-        tokens_WL,
-        mask_id=lm.mask_id,
-        draws=draws,
-        seed=seed,
-        vocab_size=vocab_size,
-        indices=numbers,
-    )
+    settings = {"draws": draws, "seed": seed, "vocab_size": vocab_size, "mask_id": lm.mask_id}
+    if block_length := lm.config.block_length:
+        return perplexity.block_draw_losses(
+            MaskedLogits(lm.model).given_clean, tokens_WL, block_length=block_length, indices=numbers, **settings
+        )
+    return perplexity.draw_losses(lm.logits_fn, tokens_WL, indices=numbers, **settings)
 
 
 def _as_tensor(rows: list[npt.NDArray[Any]]) -> Tensor:

@@ -3,7 +3,8 @@
 The bound of a window of L tokens is the mean over mask counts m, uniform on 1..L, of the mean cross-entropy of m
 masked tokens (Nie et al., 2025, section 2; the fixed-count form). The masks of the w-th window that is evaluated are a
 function of (seed, w) alone, their counts spread evenly over its draws and from window to window, so two models are
-compared on the same masks and the error is small.
+compared on the same masks and the error is small. For a block-causal network it is the mean over blocks of the same,
+given the clean text before.
 
 Shapes: W windows, L tokens in each, D draws, B rows of a batch, S masked positions, V vocabulary.
 """
@@ -11,7 +12,7 @@ Shapes: W windows, L tokens in each, D draws, B rows of a batch, S masked positi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,6 +102,48 @@ def draw_losses(
         nll_S = F.cross_entropy(logits_SV.float(), tokens_BL[masks_BL], reduction="none")
         nll_BL = torch.zeros(masks_BL.shape, device=nll_S.device).masked_scatter(masks_BL, nll_S)
         losses.append(nll_BL.sum(dim=1) / masks_BL.sum(dim=1))
+    return torch.cat(losses).view(len(tokens_WL), draws)
+
+
+BlockFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits (S, V) at selected ones of the masked tokens, given the clean ones: (tokens, select, clean), each (B, L)."""
+
+
+@torch.no_grad()
+def block_draw_losses(
+    block_fn: BlockFn,
+    tokens_WL: Tensor,
+    *,
+    block_length: int,
+    mask_id: int,
+    draws: int,
+    seed: int,
+    vocab_size: int,
+    indices: Sequence[int],
+) -> Tensor:
+    """As `draw_losses`, of a block-causal network: each block has its masks, and sees the blocks before unmasked."""
+    length = tokens_WL.shape[1]
+    blocks = [min(block_length, length - start) for start in range(0, length, block_length)]
+    masks_RL = torch.cat(
+        [
+            torch.cat(
+                [validation_masks(size, draws, seed, window * len(blocks) + k) for k, size in enumerate(blocks)], dim=1
+            )
+            for window in indices
+        ]
+    ).to(tokens_WL.device)
+    block_L = torch.arange(length, device=tokens_WL.device) // block_length
+    tokens_RL = tokens_WL.repeat_interleave(draws, dim=0)
+    losses: list[Tensor] = []
+    for tokens_BL, masks_BL in _batches(tokens_RL, masks_RL, 2 * vocab_size):
+        logits_SV = block_fn(tokens_BL.masked_fill(masks_BL, mask_id), masks_BL, tokens_BL)
+        nll_S = F.cross_entropy(logits_SV.float(), tokens_BL[masks_BL], reduction="none")
+        nll_BL = torch.zeros(masks_BL.shape, device=nll_S.device).masked_scatter(masks_BL, nll_S)
+        sums_BK, counts_BK = (
+            torch.zeros(len(tokens_BL), len(blocks), device=nll_S.device).index_add_(1, block_L, values_BL)
+            for values_BL in (nll_BL, masks_BL.float())
+        )
+        losses.append((sums_BK / counts_BK * torch.tensor(blocks, device=nll_S.device)).sum(dim=1) / length)
     return torch.cat(losses).view(len(tokens_WL), draws)
 
 

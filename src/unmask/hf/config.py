@@ -39,6 +39,7 @@ class UnmaskConfig(PreTrainedConfig):
     causal: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
+    block_length: int = 0
     shifted: bool = False
     padded_rows: int = 0
     tied_embeddings: bool = False

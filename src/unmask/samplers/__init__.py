@@ -18,6 +18,7 @@ from unmask.samplers.first_hitting import first_hitting
 from unmask.samplers.noise import Draw
 from unmask.samplers.remask import remask
 from unmask.samplers.schedules import SCHEDULES
+from unmask.samplers.trace import Trace
 
 __all__ = [
     "SAMPLERS",
@@ -27,6 +28,7 @@ __all__ = [
     "Sampled",
     "Sampler",
     "Step",
+    "Trace",
     "ancestral",
     "autoregressive",
     "block",

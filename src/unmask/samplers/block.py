@@ -86,7 +86,9 @@ def block(
     canvas = Canvas(logits_fn, tokens_BL, mask_id=mask_id, steps=steps, draw=draw, on_step=on_step)
     generators = noise.row_generators(generator, len(tokens_BL))
     position_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
-    first_B1 = canvas.masked_BL.int().argmax(dim=1, keepdim=True) if own_length is None else 0
+    first_B1 = canvas.masked_BL.int().argmax(dim=1, keepdim=True)
+    if own_length is not None:
+        first_B1 = torch.zeros_like(first_B1)
     block_BL = (position_L - first_B1).div(length, rounding_mode="floor")
     turn_BL = turns(block_BL, canvas.masked_BL)
     given_BL = ~canvas.masked_BL & (tokens_BL != PADDING)

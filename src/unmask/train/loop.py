@@ -201,6 +201,8 @@ def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None) -> Ob
         settings |= {"eps": run.mask_eps, "stratified": run.stratified, "weighting": run.weighting}
     elif run.objective in ("mlm", "span"):
         settings |= {"rate": run.mask_rate}
+    elif run.objective in objectives.BLOCK_CAUSAL:
+        settings |= {"block_length": run.block_length}
     return functools.partial(objectives.lookup(run.objective), **settings)
 
 
@@ -249,6 +251,7 @@ def split(corrupted: Corrupted, micro_batch_size: int) -> list[Corrupted]:
             corrupted.inputs_BL[start : start + size],
             corrupted.targets_BL[start : start + size],
             corrupted.weights_BL[start : start + size],
+            None if corrupted.clean_BL is None else corrupted.clean_BL[start : start + size],
         )
         for start in range(0, len(corrupted.inputs_BL), size)
     ]
@@ -275,10 +278,11 @@ def backward(
         inputs_BL, targets_BL, weights_BL = (
             each.to(world.device) for each in (part.inputs_BL, part.targets_BL, part.weights_BL)
         )
+        clean_BL = None if part.clean_BL is None else part.clean_BL.to(world.device)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             width = inputs_BL.shape[1]
             attend_LL = None if seen_LL is None else seen_LL[:width, :width]
-            loss = model.loss(inputs_BL, targets_BL, weights_BL, attend_LL) / tokens
+            loss = model.loss(inputs_BL, targets_BL, weights_BL, attend_LL=attend_LL, clean_BL=clean_BL) / tokens
         (loss * world.size).backward()  # FSDP takes the mean over processes
         total += loss.detach()
     return world.sum(total).item()

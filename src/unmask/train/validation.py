@@ -101,13 +101,11 @@ class Validation:
         vocab_size = model.config.vocab_size
         if model.config.causal:
             return perplexity.window_nlls(CausalLogits(model, self.bos_id), tokens_CL, vocab_size=vocab_size)
-        assert model.config.mask_id is not None
-        return perplexity.window_bounds(
-            MaskedLogits(model),
-            tokens_CL,
-            mask_id=model.config.mask_id,
-            draws=self.draws,
-            seed=MASK_SEED,
-            vocab_size=vocab_size,
-            indices=positions,
-        )
+        mask_id = model.config.mask_id
+        assert mask_id is not None
+        settings = {"draws": self.draws, "seed": MASK_SEED, "vocab_size": vocab_size, "mask_id": mask_id}
+        if block_length := model.config.block_length:
+            return perplexity.block_draw_losses(
+                MaskedLogits(model).given_clean, tokens_CL, block_length=block_length, indices=positions, **settings
+            ).mean(dim=1)
+        return perplexity.window_bounds(MaskedLogits(model), tokens_CL, indices=positions, **settings)
