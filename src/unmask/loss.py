@@ -58,11 +58,10 @@ class _WeightedCrossEntropy(torch.autograd.Function):
             weight_C = weights_N[start : start + chunk]
             logits_CV = torch.mm(hidden_CD, head_VD.T, out=buffer_CV[: len(hidden_CD)])
             target_logit_C = logits_CV.gather(1, target_C1)[:, 0].float()
-            best_C1 = logits_CV.argmax(1, keepdim=True)
-            best_logit_C = logits_CV.gather(1, best_C1)[:, 0].float()
+            best_logit_C = logits_CV.amax(1).float()
             probs_CV = _softmax(logits_CV)
             # log-sum-exp by way of the likeliest token, whose probability cannot underflow
-            normaliser_C = best_logit_C - probs_CV.gather(1, best_C1)[:, 0].log()
+            normaliser_C = best_logit_C - probs_CV.amax(1).log()
             loss += torch.dot(weight_C, normaliser_C - target_logit_C)
             if grad_hidden_ND is None and grad_head_VD is None:
                 continue

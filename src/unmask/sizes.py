@@ -90,6 +90,7 @@ FAMILY: dict[str, Size] = _sizes("""
 """The paper's 30 sizes, by name."""
 
 SMALL: dict[str, Size] = _sizes("""
+    5K     2  1   12   48
     8K     2  1   16   64
     16K    2  1   24   80
     33K    2  1   32  128

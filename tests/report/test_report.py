@@ -239,3 +239,14 @@ def test_the_page_says_whether_exponents_differ_and_how_to_fit_again(page):
     assert any("cannot be told apart" in cell or "they differ" in cell for cells in page.cells for cell in cells)
     assert "unmask scaling fit points.csv --bootstrap 200 --seed 0" in page.text
     assert "residuals.svg" in " ".join(link or "" for link in page.links)
+
+
+def test_the_page_says_when_an_mdm_was_trained_without_the_weights_of_the_bound(tmp_path):
+    plan = synthetic.plan()
+    runs = tuple(
+        dataclasses.replace(run, settings={"weighting": "flat"}) if run.objective == "mdm" else run for run in plan.runs
+    )
+    for name, each in (("bound", plan), ("flat", dataclasses.replace(plan, runs=runs))):
+        place = tmp_path / name
+        study = run_study(each, place, lambda run, place: synthetic.write_run(place, run))
+        assert any("without the weight 1/t" in words for words in findings.limits(study, None)) == (name == "flat")

@@ -22,16 +22,23 @@ from unmask.scaling import numbers
 from unmask.scaling.plan import Plan, PlannedRun, grid
 
 CORPUS = "sotu"
-TOKENIZER = "bpe:2048"
+TOKENIZER = "bpe:1024"
 VALID_FRACTION = 0.1
 
 BATCH_SIZE, LENGTH = 16, 64
-BUDGETS: dict[float, tuple[str, ...]] = {
-    1.2e11: ("8K", "16K", "33K", "56K"),
-    3.6e11: ("16K", "33K", "56K", "131K"),
-    1.1e12: ("33K", "56K", "131K", "307K"),
+BUDGETS: dict[str, dict[float, tuple[str, ...]]] = {
+    "mdm": {
+        1.9e11: ("5K", "8K", "16K", "33K"),
+        3.5e11: ("8K", "16K", "33K", "56K"),
+        6.5e11: ("8K", "16K", "33K", "56K"),
+    },
+    "arm": {
+        1.9e11: ("8K", "16K", "33K", "56K"),
+        3.5e11: ("16K", "33K", "56K", "131K"),
+        6.5e11: ("33K", "56K", "131K", "197K"),
+    },
 }
-"""FLOPs and the sizes that spend them."""
+"""FLOPs and the sizes that spend them, by objective: the best size of an MDM is the smaller one."""
 SETTINGS: dict[str, Any] = {"learning_rate": 3e-3, "weighting": "flat", "tensorboard": False}
 CHECKPOINTS = 6
 """In each run: so much of it at most is done again after a kill."""
@@ -56,11 +63,13 @@ def runs(scale: float = 1.0, seed: int = 0) -> tuple[PlannedRun, ...]:
     """
     if not 0 < scale < float("inf"):
         raise UsageError(f"--scale {scale:g} must be positive")
-    budgets = {flops * scale: names for flops, names in BUDGETS.items()}
-    try:
-        planned = grid(budgets, budgets, ("mdm", "arm"), batch_size=BATCH_SIZE, length=LENGTH, seeds=(seed,))
-    except UsageError as error:
-        raise UsageError(f"--scale {scale:g}: too small: {error}") from None
+    planned: list[PlannedRun] = []
+    for objective, budgets in BUDGETS.items():
+        scaled = {flops * scale: names for flops, names in budgets.items()}
+        try:
+            planned += grid(scaled, scaled, (objective,), batch_size=BATCH_SIZE, length=LENGTH, seeds=(seed,))
+        except UsageError as error:
+            raise UsageError(f"--scale {scale:g}: too small: {error}") from None
     return tuple(dataclasses.replace(run, settings=_settings(run, scale)) for run in planned)
 
 
