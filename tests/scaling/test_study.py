@@ -158,6 +158,23 @@ def test_of_several_runs_at_a_time_the_costly_ones_begin_first(tmp_path):
     assert [run.plan for run in study.finished] == list(plan.runs)
 
 
+def test_of_several_runs_at_a_time_those_that_are_finished_are_told_before_another_begins(tmp_path):
+    plan = Plan(synthetic.plan().runs[:6])
+    run_study(Plan(plan.runs[:4]), tmp_path, run_one)
+    told: list[str] = []
+    costs = {run.name: cost for cost, run in enumerate(plan.runs)}
+    run_study(
+        plan,
+        tmp_path,
+        run_one,
+        jobs=2,
+        cost=lambda run: costs[run.name],
+        on_progress=lambda progress: told.append(progress.state),
+    )
+    assert told.count("skipped") == 4
+    assert told.index("started") >= 3  # the last one may be told by the other thread at the same moment
+
+
 def test_of_several_runs_at_a_time_one_that_is_interrupted_keeps_others_from_beginning(tmp_path):
     plan = Plan(synthetic.plan().runs[:8])
     begun: list[str] = []

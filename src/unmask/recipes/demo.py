@@ -28,14 +28,14 @@ VALID_FRACTION = 0.1
 BATCH_SIZE, LENGTH = 16, 64
 BUDGETS: dict[str, dict[float, tuple[str, ...]]] = {
     "mdm": {
-        1.9e11: ("5K", "8K", "16K", "33K"),
-        3.5e11: ("8K", "16K", "33K", "56K"),
+        1.9e11: ("5K", "8K", "16K", "22K"),
+        3.5e11: ("8K", "16K", "22K", "33K"),
         6.5e11: ("8K", "16K", "33K", "56K"),
     },
     "arm": {
         1.9e11: ("8K", "16K", "33K", "56K"),
-        3.5e11: ("16K", "33K", "56K", "131K"),
-        6.5e11: ("33K", "56K", "131K", "197K"),
+        3.5e11: ("8K", "16K", "33K", "56K"),
+        6.5e11: ("16K", "33K", "56K", "131K"),
     },
 }
 """FLOPs and the sizes that spend them, by objective: the best size of an MDM is the smaller one."""

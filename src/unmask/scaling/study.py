@@ -212,10 +212,15 @@ def run_study(
         for number in numbers:
             make(number)
     else:
-        by_cost = sorted(numbers, key=lambda number: -cost(plan.runs[number - 1])) if cost else numbers
+
+        def place_in_line(number: int) -> tuple[bool, float]:
+            run = plan.runs[number - 1]
+            # what is finished is told at once, so that progress is right from the beginning
+            return not is_finished(run, directory / "runs" / run.name), -cost(run) if cost else 0.0
+
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for future in as_completed([pool.submit(make, number) for number in by_cost]):
+                for future in as_completed([pool.submit(make, number) for number in sorted(numbers, key=place_in_line)]):
                     future.result()
             except BaseException:
                 stopped.set()
