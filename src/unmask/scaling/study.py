@@ -218,9 +218,10 @@ def run_study(
             # what is finished is told at once, so that progress is right from the beginning
             return not is_finished(run, directory / "runs" / run.name), -cost(run) if cost else 0.0
 
+        line = sorted(numbers, key=place_in_line)
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for future in as_completed([pool.submit(make, number) for number in sorted(numbers, key=place_in_line)]):
+                for future in as_completed([pool.submit(make, number) for number in line]):
                     future.result()
             except BaseException:
                 stopped.set()
