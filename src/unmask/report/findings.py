@@ -60,14 +60,10 @@ def headline(fit: IsoflopFit | None, evaluation: Evaluation | None) -> list[Find
         laws = {name: each.loss_law for name, each in fit.objectives.items() if each.loss_law}
         if laws:
             figures = [_colored(name, f"C<sup>{numbers.signed(law.exponent, 3)}</sup>") for name, law in laws.items()]
-            names = [f"{name_of(name)} {interval(law.exponent_ci95, decimals(3))}" for name, law in laws.items()]
-            found.append(
-                Finding(
-                    " ".join(figures),
-                    "is how the loss of the best size falls with compute C; 95% intervals of the exponents: "
-                    f"{_and(names)}.",
-                )
-            )
+            ends = {name: law.exponent_ci95 or law.exponent_ci95_t for name, law in laws.items()}
+            known = [f"{name_of(name)} {interval(each, decimals(3))}" for name, each in ends.items() if each]
+            told = f"95% intervals of the exponents: {_and(known)}" if known else "nothing is known of its error"
+            found.append(Finding(" ".join(figures), f"is how the loss of the best size falls with compute C; {told}."))
     worse = degradations(evaluation) if evaluation else []
     if worse:
         errors = [
