@@ -151,6 +151,7 @@ def write(
             missing.remove(name)
             file.seek(start + offsets[name])
             file.write(cast(Any, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            del tensor  # before the next one is read
             if on_tensor is not None:
                 on_tensor(name)
         assert not missing, missing
@@ -219,9 +220,11 @@ def _tensors(file: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
     if file.suffix in PICKLES:
         yield from _unpickled(file).items()
         return
-    with safetensors.safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType]
-        for name in names:
-            yield name, cast(Any, opened).get_tensor(name)
+    for name in names:  # opened for each, so that no more than its own part of the file stays mapped
+        with safetensors.safe_open(file, "pt") as opened:  # pyright: ignore[reportUnknownVariableType]
+            tensor = cast(Any, opened).get_tensor(name)
+        yield name, tensor
+        del tensor
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:

@@ -25,6 +25,9 @@ from unmask.errors import UnmaskError, problems_error
 from unmask.model_directory import Stored
 from unmask.weight_files import Entry
 
+FINITE_PART = 1 << 22
+"""Elements at a time."""
+
 
 class Weights(Protocol):
     """Tensors of a source: `weight_files.WeightFiles`, or another file format of the same form."""
@@ -205,10 +208,17 @@ def _converted(plan: Plan, weights: Weights, unfinite: list[str]) -> Iterator[tu
     for source, tensor in weights.tensors():
         if source not in plan.pieces:
             continue
-        if not torch.isfinite(tensor).all():
+        if not _finite(tensor):
             unfinite.append(source)
         for piece in plan.pieces[source]:
             yield piece.name, piece.take(tensor)
+        del tensor  # before the next one is read
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinite; looks at a part at a time, which the check copies."""
+    flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()
+    return all(bool(torch.isfinite(part).all()) for part in flat.split(FINITE_PART))
 
 
 def renamed(names: Mapping[str, str]) -> dict[str, list[Piece]]:
