@@ -83,7 +83,9 @@ def _training(recorded: list[Record], run: Path, converted_from: str | None) -> 
         "machine": start.get("machine", "unknown"),
     }
     settings = _settings(run / "config.json")
-    rows |= {name: settings[name] for name in SETTINGS if settings.get(name) is not None}
+    if settings.get("init_from"):  # the name alone: where it was is nobody's business
+        rows["started from"] = Path(str(settings["init_from"])).name
+    rows |= {name: settings[name] for name in SETTINGS if settings.get(name) not in (None, "")}
     return _table(rows)
 
 

@@ -159,7 +159,8 @@ def test_an_export_replaces_an_older_one_and_nothing_else(tmp_path):
 def test_the_card_says_what_the_run_recorded(tmp_path, capsys):
     run = tmp_path / "run"
     build(run / "model", causal=True)
-    (run / "config.json").write_text(json.dumps({"objective": "arm", "steps": 20, "learning_rate": 0.001}))
+    settings = {"objective": "arm", "steps": 20, "learning_rate": 0.001, "size": "", "init_from": "/some/where/smollm2"}
+    (run / "config.json").write_text(json.dumps(settings))
     recorded = [
         {"kind": "start", "step": 0, "corpus": "abcdef0123456789", "train_tokens": 123456, "machine": "2 cores"},
         {"kind": "valid", "step": 20, "split": "valid", "loss": 2.5, "standard_error": 0.01, "bits_per_byte": 1.1}
@@ -175,12 +176,15 @@ def test_the_card_says_what_the_run_recorded(tmp_path, capsys):
         "| tokens seen | 5,000 |",
         "1.5e+09 FLOPs",
         "| learning_rate | 0.001 |",
+        "| started from | smollm2 |",
         "2.5000 ± 0.0100 nats per token on the split `valid` (1.1000 bits per byte), the exact negative",
         "unmask export run out --to llama",
         "pipeline_tag: text-generation",
     ):
         assert words in card
     assert str(tmp_path) not in card
+    assert "/some/where" not in card
+    assert "| size |" not in card
 
 
 def test_the_card_of_a_converted_model_says_so(tmp_path, capsys):
