@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -218,7 +218,7 @@ def _converted(plan: Plan, weights: Weights, unfinite: list[str]) -> Iterator[tu
 def _finite(tensor: Tensor) -> bool:
     """Whether no element is NaN or infinite; looks at a part at a time, which the check copies."""
     flat = tensor.reshape(-1) if tensor.is_contiguous() else tensor.flatten()
-    return all(bool(torch.isfinite(part).all()) for part in flat.split(FINITE_PART))
+    return all(bool(torch.isfinite(part).all()) for part in cast("tuple[Tensor, ...]", flat.split(FINITE_PART)))
 
 
 def renamed(names: Mapping[str, str]) -> dict[str, list[Piece]]:
