@@ -8,6 +8,7 @@ never as the special token.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +41,8 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int | None
     mask_id: int
+    chat_template: str | None = None
+    """The Jinja of its chats, see `unmask.data.chat_template`."""
 
     def __init__(self, backend: tokenizers.Tokenizer, *, bos: str | None, eos: str | None, mask: str | None) -> None:
         """Wrap `backend`, whose special tokens are called `bos`, `eos` and `mask`; a missing mask is added.
@@ -98,7 +101,25 @@ class Tokenizer:
         }
         # A config that names no mask token may still come with a vocabulary that has one.
         mask = names["mask_token"] or _first_present(backend, MASK_NAMES)
-        return cls(backend, bos=names["bos_token"], eos=names["eos_token"], mask=mask)
+        tokenizer = cls(backend, bos=names["bos_token"], eos=names["eos_token"], mask=mask)
+        tokenizer.chat_template = _chat_template(path)
+        return tokenizer
+
+    def with_chat_template(self, source: str) -> Tokenizer:
+        """The same tokenizer with this chat template."""
+        other = copy.copy(self)
+        other.chat_template = source
+        return other
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Every token that is no piece of text, and its id."""
+        return {token.content: row for row, token in self._backend.get_added_tokens_decoder().items() if token.special}
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """What a chat template may name: bos_token, eos_token and mask_token, as far as there are such."""
+        return {name: token for name, token in self._names.items() if token is not None}
 
     def save(self, directory: str | Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json` into `directory`, as Hugging Face reads them."""
@@ -106,7 +127,10 @@ class Tokenizer:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
         # one that is missing is null: there is none, whatever the vocabulary has under the usual names
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **self._names}
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config |= self._names
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     def to_json(self) -> str:
@@ -122,6 +146,14 @@ class Tokenizer:
         parts_of = [list(self.parts([text])) for text in texts]
         encoded = iter(self._encode_parts([part for parts in parts_of for part in parts]))
         return [[token for _ in parts for token in next(encoded)] for parts in parts_of]
+
+    def encode_special(self, texts: Sequence[str], *, plain: bool = False) -> list[list[int]]:
+        """The ids of each of `texts`, in which the names of special tokens mean these, or with `plain` are text."""
+        self._backend.encode_special_tokens = plain
+        try:
+            return self._encode_parts(list(texts))
+        finally:
+            self._backend.encode_special_tokens = True
 
     def encode_stream(self, blocks: Iterable[str]) -> Iterator[list[int]]:
         """The ids of one text that comes in `blocks` of any size, a list at a time; memory stays bounded."""
@@ -300,6 +332,19 @@ def _configured_names(path: Path) -> dict[str, str | None]:
             value = cast(dict[str, Any], config)[key]
             names[key] = value["content"] if isinstance(value, dict) else value
     return names
+
+
+def _chat_template(path: Path) -> str | None:
+    """The chat template that belongs to the tokenizer file `path`: a file of its own, or in its config."""
+    own = path.with_name("chat_template.jinja")
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    beside = path.with_name("tokenizer_config.json")
+    found = json.loads(beside.read_text(encoding="utf-8")).get("chat_template") if beside.is_file() else None
+    if isinstance(found, list):  # several with names
+        named = cast("list[dict[str, str]]", found)
+        found = next((each["template"] for each in named if each.get("name") == "default"), None)
+    return found if isinstance(found, str) else None
 
 
 def _first_present(backend: tokenizers.Tokenizer, names: Iterable[str]) -> str | None:
