@@ -180,6 +180,11 @@ class RunConfig:
     """AdamW's decay of the square."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 for no clipping."""
+    parametrization: Literal["standard", "completep"] = "standard"
+    """completep: init, learning rates, decay and epsilon follow width and depth, so that the rates that are best for
+    `base_size` stay near the best for larger sizes (Dey et al., 2025). At the base size it is the same as standard."""
+    base_size: str = "33K"
+    """completep: the size for which the learning rate and the weight decay are meant."""
 
     short_share: float = 0.01
     """Share of the steps whose sequences are cut into pieces of a length from U[1, length] (mdm, any_order, mlm, span).
@@ -261,6 +266,7 @@ class RunConfig:
         check(self.steps is None or self.steps >= 1, "steps", "must be at least 1")
         check(self.flops is None or 0 < self.flops < float("inf"), "flops", "must be positive")
         check(self.warmup_steps is None or self.warmup_steps >= 0, "warmup_steps", "must not be negative")
+        check(self.parametrization in ("standard", "completep"), "parametrization", "must be standard or completep")
         check(self.weighting in ("bound", "flat"), "weighting", "must be bound or flat")
         check(self.precision in ("auto", "float32", "bfloat16"), "precision", "must be auto, float32 or bfloat16")
         if self.steps is not None and self.flops is not None:
@@ -270,8 +276,9 @@ class RunConfig:
                 object.__setattr__(self, "size", "")
             for name, usual in OF_A_NEW_NETWORK.items():
                 check(getattr(self, name) == usual, name, f"is for a new network: that of {self.init_from} has its own")
-        elif self.size and self.size not in sizes.SMALL and self.size not in sizes.FAMILY:
-            problems.append(str(unknown_name("size", self.size, [*sizes.SMALL, *sizes.FAMILY])))
+        for name, size in (("size", self.size), ("base_size", self.base_size)):
+            if size and size not in sizes.SMALL and size not in sizes.FAMILY:
+                problems.append(str(unknown_name(name, size, [*sizes.SMALL, *sizes.FAMILY])))
         if problems:
             raise problems_error("run config", problems)
 

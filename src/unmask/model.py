@@ -29,6 +29,7 @@ from unmask.config import ModelConfig
 from unmask.errors import UsageError
 from unmask.kv_cache import KVCache, LayerCache, PositionCache
 from unmask.loss import weighted_cross_entropy
+from unmask.parametrization import STANDARD, Parametrization
 from unmask.selection import Selection
 from unmask.visibility import Seen, Visibility
 
@@ -64,10 +65,11 @@ class Transformer(nn.Module):
         return model
 
     @torch.no_grad()
-    def init_weights(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator, parametrization: Parametrization = STANDARD) -> None:
         """The paper's init: normal with std sqrt(2 / (5 D)); 1 / (sqrt(D) n_layer) for what writes into the residual.
 
-        Biases start at 0, norms at 1. Drawn in the order of `parameters()` on the generator's device.
+        Times what the `parametrization` makes of it. Biases start at 0, norms at 1. Drawn in the order of
+        `parameters()` on the generator's device.
         """
         width, layers = self.config.n_embd, self.config.n_layer
         for name, parameter in self.named_parameters():
@@ -76,6 +78,7 @@ class Transformer(nn.Module):
                 continue
             writes_into_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
             std = 1 / (math.sqrt(width) * layers) if writes_into_residual else math.sqrt(2 / (5 * width))
+            std *= parametrization.scale(name).init
             parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
 
     def forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -110,6 +111,17 @@ def test_a_signal_finishes_the_step_and_resuming_gives_the_same_losses_to_the_la
     assert losses(read(directory / "metrics.jsonl")) == losses(finished[1])
     weights = [unmask.load(place, device="cpu").model.state_dict() for place in (directory, finished[0])]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_whose_rates_follow_its_size_goes_on_to_the_last_bit_too(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny(size="56K", parametrization="completep", base_size="8K", steps=6)
+    whole = list(train(run, tmp_path / "whole"))
+    interrupt_at(3, train(run, tmp_path / "run"))
+    second = list(train(run, tmp_path / "run", resume=True))
+    assert second[0]["step"] == 3
+    assert losses(second) == {step: loss for step, loss in losses(whole).items() if step > 3}
+    standard = list(train(dataclasses.replace(run, parametrization="standard"), tmp_path / "standard"))
+    assert losses(standard) != losses(whole)
 
 
 def test_killed_at_a_random_step_and_resumed_the_losses_are_the_same_to_the_last_bit(

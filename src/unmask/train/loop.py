@@ -28,6 +28,7 @@ from unmask.data.pipeline import Batches
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.objectives import Corrupted, Objective, Rows
+from unmask.parametrization import Parametrization
 from unmask.records import Record
 from unmask.train import optim, parallel, run_directory, starting_point
 from unmask.train.checkpoint import Checkpointer
@@ -64,6 +65,7 @@ def train(
         corpus = open_corpus()
         beginning = starting_point.find(run, corpus, source)
         config = beginning.config
+        parametrization = Parametrization.of(run, config)
         steps = run.total_steps(config.params)
         rows = world.rows(run.batch_size)
         corrupt = with_settings(run, config.mask_id, corpus.tokenizer.bos_id)
@@ -87,8 +89,8 @@ def train(
         if world.device.type == "cpu":
             machine.keep_freed_memory()
         bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
-        model, warnings = build_model(beginning, run, world, bfloat16=bfloat16)
-        optimizer = optim.build_optimizer(model, run)
+        model, warnings = build_model(beginning, run, world, parametrization, bfloat16=bfloat16)
+        optimizer = optim.build_optimizer(model, run, parametrization)
         checkpoints = Checkpointer(
             directory / "checkpoints",
             keep=run.keep_checkpoints,
@@ -177,10 +179,10 @@ def train(
 
 
 def build_model(
-    beginning: StartingPoint, run: RunConfig, world: World, *, bfloat16: bool
+    beginning: StartingPoint, run: RunConfig, world: World, parametrization: Parametrization, *, bfloat16: bool
 ) -> tuple[Transformer, list[str]]:
     """The network of the run before its first step, compiled if wanted, sharded; and what to warn of."""
-    model = beginning.build(run.seed)
+    model = beginning.build(run.seed, parametrization)
     model.activation_checkpointing = run.activation_checkpointing
     model.to(world.device)
     compiled = on_gpu_only(run.compile, world)

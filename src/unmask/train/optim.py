@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unmask.config import RunConfig
+from unmask.parametrization import STANDARD, Parametrization
+
+EPS = 1e-8
+RATE_SCALE = "rate_scale"
+"""Key of a group's factor of the learning rate; without it 1."""
 
 
-def build_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices (the embedding and head included), none on norms and biases."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(run.beta1, run.beta2), eps=1e-8, fused=True)
+def build_optimizer(model: nn.Module, run: RunConfig, parametrization: Parametrization = STANDARD) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay on matrices (the embedding and head included), none on norms and biases.
+
+    One group for all parameters to which the `parametrization` gives the same factors.
+    """
+    groups: dict[tuple[float, float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        scale = parametrization.scale(name)
+        decay = run.weight_decay * scale.weight_decay if parameter.ndim >= 2 else 0.0
+        group: dict[str, Any] = {
+            "params": [],
+            "weight_decay": decay,
+            "eps": EPS * scale.eps,
+            RATE_SCALE: scale.learning_rate,
+        }
+        if scale.learning_rate == 1:
+            del group[RATE_SCALE]
+        groups.setdefault((decay, scale.eps, scale.learning_rate), group)["params"].append(parameter)
+    return torch.optim.AdamW(list(groups.values()), lr=run.learning_rate, betas=(run.beta1, run.beta2), fused=True)
 
 
 def learning_rate(run: RunConfig, step: int, steps: int) -> float:
@@ -29,9 +48,9 @@ def learning_rate(run: RunConfig, step: int, steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group."""
+    """Set the rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_SCALE, 1.0)
 
 
 def gradient_norm(model: nn.Module, clip: float) -> float:

@@ -26,6 +26,7 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
 from unmask.model import Transformer
 from unmask.model_directory import Stored
+from unmask.parametrization import STANDARD, Parametrization
 
 EMBEDDING = "embedding.weight"
 
@@ -40,13 +41,13 @@ class StartingPoint:
     adapted: bool = False
     """Whether its attention is to turn from causal to bidirectional."""
 
-    def build(self, seed: int) -> Transformer:
+    def build(self, seed: int, parametrization: Parametrization = STANDARD) -> Transformer:
         """The network with these weights in float32, or with new ones drawn from `seed`."""
         if self.weights is not None:
             copied = {name: tensor.to(torch.float32, copy=True) for name, tensor in self.weights.items()}
             return Transformer.of_weights(self.config, copied)
         model = Transformer(self.config)
-        model.init_weights(seeding.generator(seed, "init"))
+        model.init_weights(seeding.generator(seed, "init"), parametrization)
         return model
 
 
