@@ -68,6 +68,10 @@ COMMANDS: dict[str, Command] = {
         "Nats per token and bits per byte of a model on texts.",
         "unmask perplexity runs/first/model held-out.txt",
     ),
+    "quality": Command(
+        "Figures on generated texts: perplexity under a reference, entropy, repetition, copies.",
+        "unmask quality mdm.jsonl arm.jsonl --reference smollm2 --training corpus",
+    ),
     "convert": Command(
         "Open other people's checkpoints: SMDM, LLaDA, Dream, Llama and Qwen, GGUF.",
         "unmask convert smdm mdm-1028M.safetensors mdm-1028M",
