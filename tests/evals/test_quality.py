@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError, UsageError
@@ -41,6 +41,7 @@ def test_distinct_counts_different_n_grams_of_all_samples():
     assert quality.distinct(["a", "b"], 2) is None
 
 
+@settings(deadline=None)
 @given(ROWS, st.integers(1, 3))
 def test_the_jackknife_of_distinct_leaves_out_one_sample_at_a_time(rows, n):
     found = quality.distinct(rows, n)
@@ -69,6 +70,7 @@ def test_copied_units_are_those_in_runs_that_the_training_texts_have():
         quality.copied_shares([["a"]], training, 0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=14), st.lists(st.lists(st.integers(0, 2), max_size=14), max_size=3))
 def test_copied_shares_are_those_of_a_search_for_every_run(row, training):
     covered = set()
@@ -93,6 +95,7 @@ def test_figures_are_of_the_samples_that_have_text():
         quality.measure([Sample(""), Sample(" ")])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 59), st.integers(2, 20))
 def test_windows_score_every_token_once_behind_half_a_context(length, first, context):
     first = min(first, length)

@@ -95,15 +95,17 @@ def measure(
     kept = [rows[index] for index in there]
     told = None if likelihoods is None else [likelihoods[index] for index in there]
     sizes = [float(len(samples[index].text.encode())) for index in there]
-    loss = told and ratio([one.nll for one in told], [float(one.tokens) for one in told])
-    bits = told and ratio([one.nll / math.log(2) for one in told], sizes)
+    loss = bits = None
+    if told is not None:
+        loss = ratio([one.nll for one in told], [float(one.tokens) for one in told])
+        bits = ratio([one.nll / math.log(2) for one in told], sizes)
     return Quality(
         samples=len(samples),
         empty=len(samples) - len(there),
         units=sum(map(len, kept)),
-        loss=loss or None,
-        perplexity=exponential(loss) if loss else None,
-        bits_per_byte=bits or None,
+        loss=loss,
+        perplexity=None if loss is None else exponential(loss),
+        bits_per_byte=bits,
         entropy=mean([entropy(row) for row in kept]),
         distinct={n: figure for n in DISTINCT if (figure := distinct(kept, n)) is not None},
         repetition=_mean_of([repetition(row) for row in kept]),
