@@ -1,10 +1,12 @@
-"""How much noise the choice of t adds to the loss and the gradient of `mdm`: independent t (the released code's way,
-the baseline) against one t from each of B equal parts (ours), a low-discrepancy grid with one random shift, and exact
-numbers of masks spread over the batch (`any_order`).
+"""How much noise the choice of t adds to the loss and the gradient of a step of `mdm`: one t from each of B equal parts
+of [eps, 1] (ours) against independent t (the released code's way, the baseline), and exact numbers of masks in the
+place of independent ones (`any_order`).
 
-On the State of the Union addresses, for a network before and after a short training. "masks" is the variance over t and
-masks with the text of the batch held fixed, "text" that of a training step, with new text each time. The variance of a
-gradient is the trace of its covariance, from pairs of draws; intervals are 95%, by bootstrap of the pairs.
+On the State of the Union addresses, for a network before and after a short training. A step's noise is over text, t and
+masks; that of a gradient is the trace of its covariance. Steps are so unequal (a token masked at t = 1e-3 weighs 1000)
+that repeating them would tell nothing for hours. So rows are drawn by parts of t with density 1/t within, which
+estimates both variances from the same rows: that of B independent rows is (E|g|^2 - |E g|^2) / B, that of B rows from B
+parts (E|g|^2 - mean over parts of |E g in the part|^2) / B, squared means by two independent halves.
 
     python benchmarks/stratified_t.py [--json benchmarks/results/stratified_t.json]
 """
@@ -13,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,97 +29,72 @@ from unmask.data.prepare import PrepareOptions, prepare
 from unmask.data.source import Corpus
 from unmask.language_model import load
 from unmask.model import Transformer
-from unmask.objectives import Corrupted
 from unmask.train.loop import train
 
 EPS = 1e-3
-
-
-def independent(tokens_BL, generator, mask_id):
-    return objectives.mdm(tokens_BL, generator, mask_id=mask_id, stratified=False)
-
-
-def stratified(tokens_BL, generator, mask_id):
-    return objectives.mdm(tokens_BL, generator, mask_id=mask_id, stratified=True)
-
-
-def low_discrepancy(tokens_BL, generator, mask_id):
-    """t on a grid with one random shift (Kingma et al., 2021), in random order."""
-    rows = len(tokens_BL)
-    grid_B = (torch.randperm(rows, generator=generator) / rows + torch.rand((), generator=generator)) % 1
-    t_B1 = (EPS + (1 - EPS) * grid_B)[:, None]
-    masked_BL = torch.rand(tokens_BL.shape, generator=generator) < t_B1
-    targets_BL = tokens_BL.masked_fill(~masked_BL, objectives.IGNORE)
-    return Corrupted(tokens_BL.masked_fill(masked_BL, mask_id), targets_BL, masked_BL / t_B1)
-
-
-def exact_counts(tokens_BL, generator, mask_id):
-    return objectives.any_order(tokens_BL, generator, mask_id=mask_id)
-
-
-SCHEMES: dict[str, Callable[..., Corrupted]] = {
-    "independent": independent,
-    "stratified": stratified,
-    "low_discrepancy": low_discrepancy,
-    "exact_counts": exact_counts,
-}
+SCHEMES = ("mdm", "any_order")
 STATISTICS = ("loss", "gradient")
 
 
-def draw(model: Transformer, scheme: str, tokens_BL, generator) -> tuple[float, torch.Tensor]:
-    """The loss and the gradient of one step."""
-    corrupted = SCHEMES[scheme](tokens_BL, generator, model.config.mask_id)
-    model.zero_grad()
-    loss = model.loss(corrupted.inputs_BL, corrupted.targets_BL, corrupted.weights_BL) / tokens_BL.numel()
-    loss.backward()
-    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+def corrupt(scheme: str, tokens_1L: torch.Tensor, part: int, parts: int, generator: torch.Generator):
+    """One row of the part, and its importance weight: inputs, targets, weights, weight."""
+    length = tokens_1L.shape[1]
+    uniform = torch.rand((), generator=generator).item()
+    noise_1L = torch.rand(1, length, generator=generator)
+    if scheme == "mdm":
+        low, high = (EPS + (1 - EPS) * edge / parts for edge in (part, part + 1))
+        t = low * (high / low) ** uniform
+        importance = t * math.log(high / low) / (high - low)
+        masked_1L, weight = noise_1L < t, 1 / t
+    else:
+        count = 1 + min(length - 1, int(length * (part + uniform) / parts))
+        importance = 1.0
+        masked_1L, weight = noise_1L.argsort().argsort() < count, length / count
+    targets_1L = tokens_1L.masked_fill(~masked_1L, objectives.IGNORE)
+    return masked_1L, targets_1L, masked_1L * weight, importance
 
 
-def measure(model: Transformer, scheme: str, batches: Batches, pairs: int, fixed_text: bool) -> dict[str, np.ndarray]:
-    """Half the squared difference of each of `pairs` pairs of draws: their mean is the variance."""
-    found: dict[str, list[float]] = {name: [] for name in STATISTICS}
-    for pair in range(pairs):
-        first, second = (
-            draw(
-                model,
-                scheme,
-                torch.from_numpy(batches[pair if fixed_text else 2 * pair + half]),
-                seeding.generator(0, f"{scheme} {half}", pair),
-            )
-            for half in (0, 1)
-        )
-        found["loss"].append((first[0] - second[0]) ** 2 / 2)
-        found["gradient"].append((first[1] - second[1]).square().sum().item() / 2)
-    return {name: np.array(values) for name, values in found.items()}
-
-
-def ratio(ours: np.ndarray, baseline: np.ndarray) -> dict[str, float]:
-    """Variance over the baseline's, with a 95% bootstrap interval."""
-    if ours is baseline:
-        return {"ratio": 1.0, "low": 1.0, "high": 1.0}
-    generator = np.random.default_rng(0)
-    means = [
-        values[generator.integers(0, len(values), (2000, len(values)))].mean(axis=1) for values in (ours, baseline)
-    ]
-    low, high = np.quantile(means[0] / means[1], [0.025, 0.975])
-    return {"ratio": ours.mean() / baseline.mean(), "low": low, "high": high}
-
-
-def tell(row: dict) -> None:
-    print(
-        f"{row['network']:>16}, batch {row['batch_size']:>3}, over {row['variance_over']:<5}, {row['of']:<8} "
-        f"{row['scheme']:<15} {row['ratio']:.3f} of independent ({row['low']:.3f} to {row['high']:.3f})",
-        flush=True,
-    )
+def variances(model: Transformer, scheme: str, batches: Batches, parts: int, rows: int, seed: int):
+    """For each statistic the variance of a row whose t is drawn at large, and within each of the numbers of parts."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    # the last element of each vector is the loss
+    means = torch.zeros(2, parts, size + 1, dtype=torch.float64)
+    squares = {name: 0.0 for name in STATISTICS}
+    step = seed * parts * 2 * rows
+    for part in range(parts):
+        for half in range(2):
+            for _ in range(rows):
+                tokens_1L = torch.from_numpy(batches[step])
+                generator = seeding.generator(seed, f"{scheme} rows", step)
+                step += 1
+                masked_1L, targets_1L, weights_1L, importance = corrupt(scheme, tokens_1L, part, parts, generator)
+                if not masked_1L.any():
+                    continue  # no loss and no gradient
+                model.zero_grad()
+                inputs_1L = tokens_1L.masked_fill(masked_1L, model.config.mask_id)
+                loss = model.loss(inputs_1L, targets_1L, weights_1L) / tokens_1L.numel()
+                loss.backward()
+                grad = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).double()
+                squares["loss"] += importance * loss.item() ** 2 / (2 * parts * rows)
+                squares["gradient"] += importance * grad.square().sum().item() / (2 * parts * rows)
+                means[half, part, :-1] += importance * grad / rows
+                means[half, part, -1] += importance * loss.item() / rows
+    found = {}
+    for name, where in (("loss", slice(-1, None)), ("gradient", slice(0, -1))):
+        for batch_size in (1, *(2**power for power in range(1, parts.bit_length()))):
+            coarse = means[:, :, where].reshape(2, batch_size, parts // batch_size, -1).mean(dim=2)
+            found[name, batch_size] = squares[name] - (coarse[0] * coarse[1]).sum(dim=1).mean().item()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--size", default="131K")
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--parts", type=int, default=32, help="largest batch; a power of 2")
+    parser.add_argument("--rows", type=int, default=20, help="of each half of each part")
+    parser.add_argument("--repeats", type=int, default=8, help="for the errors")
     parser.add_argument("--steps", type=int, default=500, help="of the training")
     options = parser.parse_args()
 
@@ -134,37 +111,48 @@ def main() -> None:
             tensorboard=False,
         )
         end = next(record for record in train(run, Path(place) / "run") if record["kind"] == "end")
-        corpus = Corpus.open(run.data)
+        source = Corpus.open(run.data).split("train")
+        batches = Batches(source, length=options.length, batch_size=1, seed=1)
         lm = load(Path(place) / "run", device="cpu")
         fresh = Transformer(lm.config)
         fresh.init_weights(seeding.generator(0, "init"))
-        networks = {"untrained": fresh, f"after {options.steps} steps": lm.model}
-        for state, model in networks.items():
-            for batch_size in options.batch_sizes:
-                batches = Batches(corpus.split("train"), length=options.length, batch_size=batch_size, seed=1)
-                for fixed_text in (True, False):
-                    found = {name: measure(model, name, batches, options.pairs, fixed_text) for name in SCHEMES}
-                    for statistic in STATISTICS:
-                        for scheme in SCHEMES:
-                            row = {
-                                "network": state,
-                                "batch_size": batch_size,
-                                "variance_over": "masks" if fixed_text else "text",
-                                "of": statistic,
-                                "scheme": scheme,
-                                "variance": found[scheme][statistic].mean(),
-                                **ratio(found[scheme][statistic], found["independent"][statistic]),
-                            }
-                            rows.append(row)
-                            tell(row)
+        for state, model in {"untrained": fresh, f"after {options.steps} steps": lm.model}.items():
+            found = {
+                scheme: [
+                    variances(model, scheme, batches, options.parts, options.rows, seed)
+                    for seed in range(options.repeats)
+                ]
+                for scheme in SCHEMES
+            }
+            for statistic in STATISTICS:
+                baseline = np.array([each[statistic, 1] for each in found["mdm"]])
+                for scheme in SCHEMES:
+                    for batch_size in sorted({size for name, size in found[scheme][0] if name == statistic}):
+                        ours = np.array([each[statistic, batch_size] for each in found[scheme]])
+                        ratio = ours.mean() / baseline.mean()
+                        parts = (ours - ratio * baseline) / baseline.mean()
+                        row = {
+                            "network": state,
+                            "of": statistic,
+                            "objective": scheme,
+                            "drawn": "independently" if batch_size == 1 else f"from {batch_size} parts",
+                            "ratio_to_independent_mdm": ratio,
+                            "standard_error": parts.std(ddof=1) / math.sqrt(len(parts)),
+                        }
+                        rows.append(row)
+                        print(
+                            f"{state:>16}: variance of the {statistic:<8} of {scheme:<9} {row['drawn']:<14} "
+                            f"{ratio:.3f} ± {row['standard_error']:.3f} of that of mdm drawn independently",
+                            flush=True,
+                        )
     result = {
-        "what": "variance of the mdm loss and gradient by the choice of t, as a ratio to independent t",
+        "what": "variance of the loss and the gradient of a step by how t is drawn, as a ratio to independent t",
         "machine": machine.describe(),
         "versions": machine.versions(),
         "corpus": "sotu, bpe:1024",
         "network": f"{options.size}, length {options.length}",
         "training": {"steps": options.steps, "valid_loss": end["loss"]},
-        "pairs": options.pairs,
+        "drawn": {"rows": options.rows, "parts": options.parts, "repeats": options.repeats},
         "rows": rows,
     }
     if options.json:
