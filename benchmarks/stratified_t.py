@@ -59,7 +59,7 @@ def variances(model: Transformer, scheme: str, batches: Batches, parts: int, row
     size = sum(parameter.numel() for parameter in model.parameters())
     # the last element of each vector is the loss
     means = torch.zeros(2, parts, size + 1, dtype=torch.float64)
-    squares = {name: 0.0 for name in STATISTICS}
+    squares = dict.fromkeys(STATISTICS, 0.0)
     step = seed * parts * 2 * rows
     for part in range(parts):
         for half in range(2):
