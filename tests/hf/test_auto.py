@@ -227,6 +227,22 @@ def test_generate_follows_the_conventions_of_diffusion_models(mdm):
         assert greedy.sequences[0].tolist() == ours.tokens
 
 
+def test_the_streamer_of_transformers_shows_the_drafts(mdm, capsys):
+    streamers = pytest.importorskip("transformers.generation.streamers")
+    if not hasattr(streamers, "TextDiffusionStreamer"):
+        pytest.skip("this version of transformers has no TextDiffusionStreamer")
+    lm, directory = mdm
+    model = AutoModelForMaskedLM.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    prompt_BL = torch.tensor([lm.tokenizer.encode("The cat")])
+    streamer = streamers.TextDiffusionStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    out = model.generate(prompt_BL, max_new_tokens=8, max_denoising_steps=4, streamer=streamer, seed=3)
+    shown = capsys.readouterr().out
+    assert shown.count("\033[33m") == 4  # a draft for each step
+    new = tokenizer.decode(out.sequences[0, prompt_BL.shape[1] :], skip_special_tokens=True)
+    assert shown.endswith(new + "\n")
+
+
 def test_a_row_generates_the_same_whatever_pads_it(mdm):
     lm, directory = mdm
     model = AutoModelForMaskedLM.from_pretrained(directory)
