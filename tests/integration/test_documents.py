@@ -22,7 +22,12 @@ from unmask.scaling.points import write_csv
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDES = ["README.md", "docs/getting-started.md"]
-SMALLER = {"--size 1.0M": "--size 33K", "--steps 2000": "--steps 4", "bpe:4096": "bpe:300"}
+SMALLER = {
+    "--size 1.0M": "--size 33K",
+    "--steps 2000": "--steps 4",
+    "bpe:4096": "bpe:300",
+    "--flops 1e12 4e12": "--flops 1e12 4e12 --allow-repeats --no-measure",  # the text is too small for these budgets
+}
 ELSEWHERE = ("make ", ". .venv/", "unmask demo", "pip ")
 WORDS = "it was a dark and stormy night and the rain fell in torrents on the roofs of the town by the sea"
 
@@ -129,10 +134,22 @@ def test_every_command_of_the_help_is_in_a_guide() -> None:
     assert {"prepare", "train", "sample", "score", "perplexity", "scaling"} <= shown & set(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("guide", [*GUIDES, "docs/index.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("guide", [*GUIDES, "docs/index.md", "docs/scaling.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_the_links_of_a_guide_lead_somewhere(guide: str) -> None:
     path = REPOSITORY / guide
     links = re.findall(r"\]\(([^)#\s]+)\)|src(?:set)?=\"([^\"]+)\"", path.read_text(encoding="utf-8"))
     local = [link for pair in links for link in pair if link and not link.startswith("http")]
     for link in local:
         assert (path.parent / link).exists(), link
+
+
+def test_the_commands_of_the_scaling_guide_are_understood() -> None:
+    from unmask import arguments
+    from unmask.commands import scaling
+
+    found = [command for _, content in blocks("docs/scaling.md") for command in commands(content)]
+    for command in found:
+        _, name, *rest = shlex.split(command)
+        assert name == "scaling"
+        arguments.parse(scaling.Options, rest, prog="unmask scaling")
+    assert {command.split()[2] for command in found} == {"plan", "run", "report", "predict"}
