@@ -14,6 +14,7 @@ from unmask.report import findings, write_report
 from unmask.report.evaluation import Evaluation, HeldOut, Sample, SampleToken
 from unmask.report.samples import SHADES, shade
 from unmask.report.tables import escaped
+from unmask.scaling.plan import Plan
 from unmask.scaling.points import read_csv
 from unmask.scaling.study import run_study
 
@@ -250,3 +251,10 @@ def test_the_page_says_when_an_mdm_was_trained_without_the_weights_of_the_bound(
         place = tmp_path / name
         study = run_study(each, place, lambda run, place: synthetic.write_run(place, run))
         assert any("without the weight 1/t" in words for words in findings.limits(study, None)) == (name == "flat")
+
+
+def test_the_page_says_how_the_learning_rates_of_the_sizes_were_chosen(tmp_path):
+    for scheme, told in (("standard", "All sizes share one learning rate"), ("completep", "follow from one by width")):
+        runs = [dataclasses.replace(run, settings={"parametrization": scheme}) for run in synthetic.plan().runs]
+        study = run_study(Plan(tuple(runs)), tmp_path / scheme, lambda run, place: synthetic.write_run(place, run))
+        assert any(told in sentence for sentence in findings.limits(study, None))

@@ -176,16 +176,16 @@ def limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
     if len(study.plan.seeds) == 1:
         yield f"All runs have one seed ({study.plan.seeds[0]}), so what another seed would change was not measured."
     if len({(run.settings.get("learning_rate"), run.batch_size) for run in study.plan.runs}) == 1:
-        yield (
-            "All sizes share one learning rate and one batch size. A size for which these are less well chosen looks "
-            "worse than it is, which moves the minima."
-        )
-    if any(run.objective == "mdm" and run.settings.get("weighting") == "flat" for run in study.plan.runs):
-        yield (
-            f"The {name_of('mdm')} was trained on the mean cross-entropy of its masked tokens, without the weight 1/t "
-            "that makes the loss a bound: in runs this short the weight's noise costs more than it brings. Every loss "
-            "shown is the bound, with its weights."
-        )
+        if all(run.settings.get("parametrization") == "completep" for run in study.plan.runs):
+            yield (
+                "All sizes share one batch size, and their learning rates follow from one by width and depth "
+                "(completep). Whether it suits every budget was not tried, which may move the minima."
+            )
+        else:
+            yield (
+                "All sizes share one learning rate and one batch size. A size for which these are less well chosen "
+                "looks worse than it is, which moves the minima."
+            )
     if any(run.end.get("bound") for run in study.finished) and any(
         run.end.get("bound") is False for run in study.finished
     ):

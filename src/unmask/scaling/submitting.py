@@ -99,7 +99,7 @@ class SubmititBackend:
         except ImportError:
             raise UsageError(
                 f"--executor {self.cluster if self.cluster == 'slurm' else 'submitit'}: needs the package submitit: "
-                "pip install submitit"
+                "pip install 'unmask[cluster]'"
             ) from None
         self._folder = self.directory / "jobs"
         try:
