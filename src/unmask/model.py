@@ -109,14 +109,15 @@ class Transformer(nn.Module):
         *,
         attend_LL: Tensor | None = None,
         clean_BL: Tensor | None = None,
+        present_BL: Tensor | None = None,
     ) -> Tensor:
         """The scalar `sum(weights * cross_entropy)` over the positions whose target is not -100.
 
         Never holds the logits of more than a chunk of these positions. Under autocast only its loss is float32.
-        `attend_LL` is as in `hidden`, `clean_BL` as in `forward`.
+        `attend_LL` is as in `hidden`, the others as in `forward`.
         """
         scored_BL = targets_BL != NOT_SCORED
-        hidden_SD = self.hidden(inputs_BL, scored_BL, attend_LL=attend_LL, clean_BL=clean_BL)
+        hidden_SD = self.hidden(inputs_BL, scored_BL, present_BL=present_BL, attend_LL=attend_LL, clean_BL=clean_BL)
         return weighted_cross_entropy(hidden_SD, self.head_weight, targets_BL[scored_BL], weights_BL[scored_BL])
 
     def hidden(
@@ -183,6 +184,7 @@ class Transformer(nn.Module):
                 raise UsageError("clean tokens: for a block-causal network, and this one is not")
             tokens_BL = torch.cat([tokens_BL, clean_BL], dim=1)
             select_BL = torch.cat([select_BL, torch.zeros_like(select_BL)], dim=1)
+            present_BL = None if present_BL is None else torch.cat([present_BL, present_BL], dim=1)
             position_T, clean_T = position_T.repeat(2), position_T.repeat(2) >= 0
             clean_T[:stop] = False
         visibility = Visibility(self.config, position_T, clean_T, present_BL, attend_LL)

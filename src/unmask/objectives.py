@@ -37,6 +37,8 @@ class Corrupted:
     """float32; zero where nothing is scored."""
     clean_BL: Tensor | None = None
     """For a block-causal network: the tokens that a block sees of the blocks before it, instead of the inputs."""
+    present_BL: Tensor | None = None
+    """False for padding, which no position sees; None without any."""
 
 
 class Rows(NamedTuple):
@@ -237,6 +239,35 @@ def lookup(name: str) -> Objective:
     if name not in OBJECTIVES:
         raise unknown_name("objective", name, OBJECTIVES)
     return OBJECTIVES[name]
+
+
+def only_at(corrupted: Corrupted, tokens_BL: Tensor, answer_BL: Tensor, *, causal: bool) -> Corrupted:
+    """`corrupted` where `answer_BL` is true; elsewhere the tokens are as they were, and nothing is scored.
+
+    Each position keeps its weight, so that the loss is the same mean, or bound, of the answers given the rest. The
+    inputs of a causal network are moved and not corrupted: they stay.
+    """
+    return replace(
+        corrupted,
+        inputs_BL=corrupted.inputs_BL if causal else corrupted.inputs_BL.where(answer_BL, tokens_BL),
+        targets_BL=corrupted.targets_BL.masked_fill(~answer_BL, IGNORE),
+        weights_BL=corrupted.weights_BL * answer_BL,
+    )
+
+
+def masked_prompts(corrupted: Corrupted, dropped_BL: Tensor, mask_id: int) -> Corrupted:
+    """`corrupted` with the mask token where `dropped_BL` is true: the prompts that an example does without."""
+    clean_BL = corrupted.clean_BL
+    return replace(
+        corrupted,
+        inputs_BL=corrupted.inputs_BL.masked_fill(dropped_BL, mask_id),
+        clean_BL=None if clean_BL is None else clean_BL.masked_fill(dropped_BL, mask_id),
+    )
+
+
+def padded(corrupted: Corrupted, present_BL: Tensor) -> Corrupted:
+    """`corrupted` with padding, where `present_BL` is false, that no position sees."""
+    return replace(corrupted, present_BL=present_BL)
 
 
 def _this_process(values_G: Tensor, tokens_BL: Tensor, rows: Rows) -> Tensor:

@@ -30,7 +30,7 @@ from unmask.model import Transformer
 from unmask.objectives import Corrupted, Rows
 from unmask.records import Record, read
 from unmask.scaling.study import points_of_runs
-from unmask.train import loop
+from unmask.train import loop, tasks, text_task
 from unmask.train.loop import train
 from unmask.train.parallel import World
 
@@ -185,8 +185,8 @@ def gradient(model: Transformer, micro_batches: list[Corrupted]) -> tuple[float,
 @pytest.mark.parametrize("size", [1, 4])
 def test_micro_batches_give_the_gradient_of_the_whole_batch(objective: str, size: int) -> None:
     model, corrupted = model_and_batch(objective)
-    loss, whole = gradient(model, loop.split(corrupted, 0))
-    parts = loop.split(corrupted, size)
+    loss, whole = gradient(model, tasks.split(corrupted, 0))
+    parts = tasks.split(corrupted, size)
     assert [len(part.inputs_BL) for part in parts] == ([1] * 6 if size == 1 else [4, 2])
     loss_in_parts, in_parts = gradient(model, parts)
     assert loss_in_parts == pytest.approx(loss, rel=1e-6)
@@ -217,7 +217,7 @@ def test_a_micro_batch_in_which_nothing_is_masked_adds_nothing() -> None:
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 3))
 def test_cutting_keeps_every_token_once(length: int, piece: int, rows_each: int) -> None:
     tokens_BL = torch.arange(rows_each * length).view(rows_each, length)
-    pieces = loop.cut(tokens_BL, Rows(0, rows_each), min(piece, length))
+    pieces = text_task.cut(tokens_BL, Rows(0, rows_each), min(piece, length))
     assert sorted(token for part, _ in pieces for token in part.flatten().tolist()) == list(range(tokens_BL.numel()))
     assert pieces[0][0].shape[1] == min(piece, length)
     for part, _ in pieces:  # and keeps neighbours together
@@ -226,13 +226,13 @@ def test_cutting_keeps_every_token_once(length: int, piece: int, rows_each: int)
 
 @pytest.mark.parametrize("objective", ["mdm", "span", "any_order", "mlm"])
 def test_pieces_are_corrupted_alike_whatever_process_has_them(objective: str, tiny: Tiny) -> None:
-    corrupt = loop.with_settings(tiny(objective=objective), 258, 256)
+    corrupt = tasks.with_settings(tiny(objective=objective), 258, 256)
     tokens_BL = torch.randint(256, (6, 16), generator=seeding.generator(0, "tokens"))
 
     def inputs(tokens: Tensor, rows: Rows) -> list[Tensor]:
         return [
             corrupt(part, seeding.generator(0, f"corruption {number}", 3), rows=part_rows).inputs_BL
-            for number, (part, part_rows) in enumerate(loop.cut(tokens, rows, 5))
+            for number, (part, part_rows) in enumerate(text_task.cut(tokens, rows, 5))
         ]
 
     whole = inputs(tokens_BL, Rows(0, 6))
@@ -243,12 +243,12 @@ def test_pieces_are_corrupted_alike_whatever_process_has_them(objective: str, ti
 
 
 def test_the_wanted_share_of_the_steps_has_short_sequences(tiny: Tiny) -> None:
-    lengths = [loop.piece_length(tiny(short_share=0.25, length=64), step) for step in range(4000)]
+    lengths = [text_task.piece_length(tiny(short_share=0.25, length=64), step) for step in range(4000)]
     short = [length for length in lengths if length < 64]
     assert len(short) / 4000 == pytest.approx(0.25 * 63 / 64, abs=0.02)
     assert set(short) == set(range(1, 64))
     assert sum(short) / len(short) == pytest.approx(32, abs=2)
-    assert {loop.piece_length(tiny(short_share=1.0, objective="arm"), step) for step in range(20)} == {16}
+    assert {text_task.piece_length(tiny(short_share=1.0, objective="arm"), step) for step in range(20)} == {16}
 
 
 def overflowing(steps: set[int]) -> Callable[..., Corrupted]:

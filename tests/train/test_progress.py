@@ -49,8 +49,8 @@ def test_in_a_terminal_there_is_a_bar_with_loss_speed_and_time_left(finished: tu
 
 def test_what_went_wrong_is_told() -> None:
     start = {"kind": "start", "objective": "arm", "size": "33K", "params": 5, "steps": 90, "step": 30, "flops": 1.0}
-    start |= {"batch_size": 2, "length": 8}
-    failed = {"kind": "train", "step": 31, "loss": None, "tokens_per_second": 16.0}
+    start |= {"tokens": 90 * 16}
+    failed = {"kind": "train", "step": 31, "tokens": 31 * 16, "loss": None, "tokens_per_second": 16.0}
     skip = {"kind": "skip", "step": 31, "reason": "loss nan, gradient norm inf"}
     out = shown([start, {"kind": "warning", "message": "checkpoint step-40 is damaged [half]"}, skip, failed])
     assert out.splitlines() == [

@@ -17,8 +17,12 @@ import tyro
 from unmask import arguments, recipes
 from unmask.config import RunConfig
 from unmask.errors import UsageError
+from unmask.sft_config import SftConfig
 
 PROG = "unmask train"
+ALIASES = {"from": "init-from"}
+SFT_ALIASES = {"from": "init-from", "model": "init-from", "data": "conversations"}
+"""What some options are also called."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,16 @@ class Options:
     """Go on from the last checkpoint; begin where there is none. A run that has ended prints its result."""
     json: bool = False
     """Print the last record of metrics.jsonl as JSON instead of a sentence."""
+
+
+@dataclass(frozen=True)
+class SftOptions(Options):
+    """Fine-tune a model (--model) on files of conversations (--data FILE...).
+
+    ShareGPT, Alpaca, OpenAI messages or prompt and completion, as JSON or JSON lines. Prompts are never corrupted.
+    """
+
+    run: Annotated[SftConfig, tyro.conf.arg(name="")]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -64,9 +78,12 @@ def parse(recipe: RunConfig, argv: Sequence[str], *, prog: str) -> Options:
     """The options in `argv`, on top of a recipe's config."""
     if any(argument.split("=")[0] in ("--steps", "--flops") for argument in argv):
         recipe = dataclasses.replace(recipe, steps=None, flops=None)  # either takes the place of the recipe's
-    argv = [re.sub("^--from(?==|$)", "--init-from", argument) for argument in argv]
-    default = Options(out=tyro.MISSING, run=recipe)
-    return arguments.parse(Options, argv, prog=prog, default=default)
+    aliases = SFT_ALIASES if isinstance(recipe, SftConfig) else ALIASES
+    for alias, name in aliases.items():
+        argv = [re.sub(f"^--{alias}(?==|$)", f"--{name}", argument) for argument in argv]
+    if isinstance(recipe, SftConfig):
+        return arguments.parse(SftOptions, argv, prog=prog, default=SftOptions(out=tyro.MISSING, run=recipe))
+    return arguments.parse(Options, argv, prog=prog, default=Options(out=tyro.MISSING, run=recipe))
 
 
 def sentence(last: dict[str, Any], out: Path) -> str:
@@ -93,6 +110,7 @@ def help_text() -> str:
     lines = [
         f"usage: {PROG} RECIPE --out DIR --data DIR [--size NAME] [--steps N | --flops C] [--objective NAME] ...",
         f"       {PROG} adapt --from MODEL --out DIR --data DIR [--steps N | --flops C] ...",
+        f"       {PROG} sft --model MODEL --out DIR --data FILE... [--epochs N] ...",
         "",
         "Train one model on a corpus made by unmask prepare. A recipe is a configuration to start from, every field of",
         "which is an option. Ctrl-C or SIGTERM finishes the step and saves; --resume goes on.",

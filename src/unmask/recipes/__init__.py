@@ -12,8 +12,9 @@ from unmask.config import RunConfig
 from unmask.errors import unknown_name
 from unmask.recipes.adapt import adapt
 from unmask.recipes.pretrain import pretrain
+from unmask.recipes.sft import sft
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"pretrain": pretrain, "adapt": adapt}
+RECIPES: dict[str, Callable[[], RunConfig]] = {"pretrain": pretrain, "adapt": adapt, "sft": sft}
 """The recipes by name."""
 
 

@@ -1,42 +1,43 @@
 """The training loop, from top to bottom.
 
 `train` yields a record for everything worth knowing (and writes the same to `metrics.jsonl`); whoever calls it shows
-progress, or just exhausts it. The loss is `sum(weights * cross_entropy) / (B * L)` over the global batch, see
-`unmask.objectives`. All noise derives from (seed, purpose, step), so a run that is resumed goes on as if it had never
-stopped, to the last bit on one CPU process.
+progress, or just exhausts it. What is trained on, and what of it is corrupted and scored, is a `Task`
+(`unmask.train.tasks`): a corpus, or conversations. The loss is `sum(weights * cross_entropy) / positions` over the
+global batch, see `unmask.objectives`. All noise derives from (seed, purpose, step), so a run that is resumed goes on as
+if it had never stopped, to the last bit on one CPU process.
 
 Shapes: B rows of this process, L positions.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from unmask import machine, objectives, seeding
+from unmask import machine
 from unmask.config import RunConfig
-from unmask.data import packed
-from unmask.data.pipeline import Batches
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
-from unmask.objectives import Corrupted, Objective, Rows
+from unmask.model_directory import Stored
+from unmask.objectives import Corrupted
 from unmask.parametrization import Parametrization
 from unmask.records import Record
-from unmask.train import optim, parallel, run_directory, starting_point
+from unmask.sft_config import SftConfig
+from unmask.train import optim, parallel, run_directory, starting_point, tasks
 from unmask.train.checkpoint import Checkpointer
 from unmask.train.metrics import MetricsWriter, finite
 from unmask.train.parallel import World
+from unmask.train.sft_task import SftTask
 from unmask.train.starting_point import StartingPoint
 from unmask.train.stop import StopRequest
-from unmask.train.validation import Validation
+from unmask.train.tasks import Task
+from unmask.train.text_task import TextTask
 
 SKIPS_IN_A_ROW = 3
 """So many steps with a non-finite loss or gradient end the run."""
@@ -57,29 +58,17 @@ def train(
     world = parallel.join()
     with StopRequest(on_request) as stop, ExitStack() as stack:
         # everything that can be wrong with the configuration or the data, before anything is written
-        if not run.data:
-            raise UsageError("run config: no data: give --data, a directory made by unmask prepare or token files")
         source = starting_point.source(run)
-        open_corpus = functools.partial(packed.open_corpus, run.data, run.tokenizer, source and source.tokenizer)
-        world.on_main(lambda: open_corpus().directory)  # one reads all of it to check it, the others trust that
-        corpus = open_corpus()
-        beginning = starting_point.find(run, corpus, source)
+        run, task = open_task(run, source, world)
+        beginning = starting_point.find(run, task, source)
         config = beginning.config
         parametrization = Parametrization.of(run, config)
-        steps = run.total_steps(config.params)
-        rows = world.rows(run.batch_size)
-        corrupt = with_settings(run, config.mask_id, corpus.tokenizer.bos_id)
+        steps = task.steps(config.params)
+        corrupt = tasks.with_settings(run, config.mask_id, task.tokenizer.bos_id, config.block_length)
         corrupt(torch.zeros(1, 1, dtype=torch.int64), torch.Generator())  # complains of missing tokens
-        batches = Batches(
-            corpus.split("train"),
-            length=run.length,
-            batch_size=run.batch_size,
-            seed=seeding.derived_seed(run.seed, "data order"),
-            rows=slice(rows.start, rows.start + run.batch_size // world.size),
-            unique_tokens=run.unique_tokens,
-        )
-        validation = Validation.open(run, corpus)
-        claim = run_directory.claimed(directory, run, corpus, resume=resume, world=world)
+        batches = task.batches(corrupt, world)
+        validation = task.validation()
+        claim = run_directory.claimed(directory, run, task, resume=resume, world=world)
         ended = stack.enter_context(claim)
         if ended is not None:
             yield ended
@@ -99,29 +88,28 @@ def train(
         )
         restored = checkpoints.restore(model, optimizer)
         clock = Stopwatch(restored.seconds)
-        first, tokens_per_step, skipped = restored.step, run.batch_size * run.length, 0
+        first, skipped = restored.step, 0
 
         def spent(done: int) -> Record:
-            tokens = done * tokens_per_step
+            tokens = task.tokens(done)
             return {"step": done, "tokens": tokens, "flops": 6.0 * config.params * tokens}
 
         metrics = MetricsWriter(directory, tensorboard=run.tensorboard, first_step=first, main=world.is_main)
         stack.callback(metrics.close)
         data = stack.enter_context(closing(batches.iterate(first)))
-        start = run_directory.start_record(run, config, corpus, steps=steps, first_step=first, world=world)
+        start = run_directory.start_record(run, config, task, steps=steps, first_step=first, world=world)
         yield metrics.write(start)
-        for message in (*restored.warnings, *warnings):
+        for message in (*restored.warnings, *task.warnings, *warnings):
             yield metrics.write({"kind": "warning", "step": first, "message": message})
 
-        for step, tokens in zip(range(first, steps), data, strict=False):
+        for step, batch in zip(range(first, steps), data, strict=False):
             done = step + 1
             rate = optim.learning_rate(run, step, steps)
             optim.set_learning_rate(optimizer, rate)
 
             # the gradient of the global batch
-            parts = micro_batches(torch.from_numpy(tokens), run, step, corrupt, rows)
             seen_LL = starting_point.attention(run, step, steps) if beginning.adapted else None
-            loss = backward(model, parts, seen_LL, tokens=tokens_per_step, world=world, bfloat16=bfloat16)
+            loss = backward(model, batch.parts, seen_LL, tokens=batch.scored, world=world, bfloat16=bfloat16)
             norm = optim.gradient_norm(model, run.clip)
 
             # the update, unless something overflowed
@@ -144,7 +132,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
 
             # report, validate, save
-            clock.count(tokens_per_step)
+            clock.count(task.tokens(done) - task.tokens(step))
             if done % run.log_every == 0 or done == steps:
                 record: Record = {"kind": "train", **spent(done), "loss": finite(loss), "grad_norm": finite(norm)}
                 record |= {"learning_rate": rate, "tokens_per_second": clock.rate(), "seconds": clock.seconds}
@@ -174,8 +162,21 @@ def train(
             result = validation.measure(model, world, bfloat16=bfloat16)
             yield metrics.write({"kind": "valid", **spent(steps), **result})
             end |= result
-        run_directory.save_model(directory, model, run, corpus, world)
+        run_directory.save_model(directory, model, run, task, world)
         yield metrics.write({**end, "seconds": clock.seconds})
+
+
+def open_task(run: RunConfig, source: Stored | None, world: World) -> tuple[RunConfig, Task]:
+    """What `run` trains on, and `run` with what it takes from its model, the `source`.
+
+    Raises `UsageError` without data or, for conversations, without a model; `UnmaskError` where they are damaged.
+    """
+    if not isinstance(run, SftConfig):
+        return run, TextTask.open(run, source, world)
+    if source is None:
+        raise UsageError("run config: no model to fine-tune: give --model, a model or run directory")
+    settled = run.settled(source.objective, source.config.context_length)
+    return settled, SftTask.open(settled, source)
 
 
 def build_model(
@@ -196,69 +197,6 @@ def on_gpu_only(wanted: bool | None, world: World) -> bool:
     return world.device.type == "cuda" if wanted is None else wanted
 
 
-def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None) -> Objective:
-    """The run's objective with the run's settings and the tokens that it needs."""
-    settings: dict[str, Any] = {"mask_id": mask_id, "bos_id": bos_id}
-    if run.objective == "mdm":
-        settings |= {"eps": run.mask_eps, "stratified": run.stratified, "weighting": run.weighting}
-    elif run.objective in ("mlm", "span"):
-        settings |= {"rate": run.mask_rate}
-    elif run.objective in objectives.BLOCK_CAUSAL:
-        settings |= {"block_length": run.block_length}
-    return functools.partial(objectives.lookup(run.objective), **settings)
-
-
-def micro_batches(tokens_BL: Tensor, run: RunConfig, step: int, corrupt: Objective, rows: Rows) -> list[Corrupted]:
-    """This process's part of the batch of `step`, corrupted: as many sequences at a time as the run asks for.
-
-    In a step of short sequences these are the pieces of the long ones. All parts are scored as one batch.
-    """
-    parts: list[Corrupted] = []
-    for number, (piece_BL, piece_rows) in enumerate(cut(tokens_BL, rows, piece_length(run, step))):
-        generator = seeding.generator(run.seed, f"corruption {number}", step)
-        corrupted = corrupt(piece_BL, generator, rows=piece_rows)
-        # as many tokens at a time as of whole sequences
-        parts += split(corrupted, run.micro_batch_size * (run.length // piece_BL.shape[1]))
-    return parts
-
-
-def piece_length(run: RunConfig, step: int) -> int:
-    """Sequence length of `step`: `run.length`, or for the `short_share` of the steps one from U[1, length]."""
-    if run.objective in objectives.CAUSAL or run.short_share == 0:
-        return run.length
-    generator = seeding.generator(run.seed, "short sequences", step)
-    if torch.rand((), generator=generator).item() >= run.short_share:
-        return run.length
-    return int(torch.randint(1, run.length + 1, (), generator=generator).item())
-
-
-def cut(tokens_BL: Tensor, rows: Rows, length: int) -> list[tuple[Tensor, Rows]]:
-    """Cut rows into pieces of `length` tokens, and what remains of each row into one shorter piece.
-
-    Returns one batch of equally long pieces, or two; every token is in exactly one of them.
-    """
-    each, rest = divmod(tokens_BL.shape[1], length)
-    whole = tokens_BL[:, : each * length].reshape(-1, length)
-    pieces = [(whole, Rows(rows.start * each, rows.total * each))]
-    if rest:
-        pieces.append((tokens_BL[:, each * length :], rows))
-    return pieces
-
-
-def split(corrupted: Corrupted, micro_batch_size: int) -> list[Corrupted]:
-    """The micro-batches of one corrupted batch; 0 for all rows at once."""
-    size = micro_batch_size or len(corrupted.inputs_BL)
-    return [
-        Corrupted(
-            corrupted.inputs_BL[start : start + size],
-            corrupted.targets_BL[start : start + size],
-            corrupted.weights_BL[start : start + size],
-            None if corrupted.clean_BL is None else corrupted.clean_BL[start : start + size],
-        )
-        for start in range(0, len(corrupted.inputs_BL), size)
-    ]
-
-
 def backward(
     model: Transformer,
     parts: Sequence[Corrupted],
@@ -270,7 +208,7 @@ def backward(
 ) -> float:
     """Add the gradient of the loss per token to `model` and return the loss.
 
-    `parts` are the micro-batches of this process, `tokens` those of the global batch, over which the loss is a mean.
+    `parts` are the micro-batches of this process, `tokens` those of the global batch over which the loss is a mean.
     `seen_LL` says which positions see which, in an adapted network whose attention is not bidirectional yet.
     """
     seen_LL = None if seen_LL is None else seen_LL.to(world.device)
@@ -280,11 +218,14 @@ def backward(
         inputs_BL, targets_BL, weights_BL = (
             each.to(world.device) for each in (part.inputs_BL, part.targets_BL, part.weights_BL)
         )
-        clean_BL = None if part.clean_BL is None else part.clean_BL.to(world.device)
+        clean_BL, present_BL = (
+            None if each is None else each.to(world.device) for each in (part.clean_BL, part.present_BL)
+        )
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             width = inputs_BL.shape[1]
             attend_LL = None if seen_LL is None else seen_LL[:width, :width]
-            loss = model.loss(inputs_BL, targets_BL, weights_BL, attend_LL=attend_LL, clean_BL=clean_BL) / tokens
+            seen = {"attend_LL": attend_LL, "clean_BL": clean_BL, "present_BL": present_BL}
+            loss = model.loss(inputs_BL, targets_BL, weights_BL, **seen) / tokens
         (loss * world.size).backward()  # FSDP takes the mean over processes
         total += loss.detach()
     return world.sum(total).item()

@@ -37,7 +37,7 @@ class TrainingProgress:
         self._task: TaskID | None = None
         self._steps = 0
         self._last_line = -LINE_SECONDS
-        self._tokens_per_step = 0
+        self._tokens = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -65,11 +65,12 @@ class TrainingProgress:
 
     def _start(self, record: Record) -> None:
         self._steps = record["steps"]
-        self._tokens_per_step = record["batch_size"] * record["length"]
+        self._tokens = record["tokens"]
         title = f"{record['objective']} {record['size']}"
         begun = f", from step {record['step']:,}" if record["step"] else ""
+        each = round(self._tokens / self._steps)
         self._print(
-            f"{title}: {record['params']:,} parameters, {record['steps']:,} steps of {self._tokens_per_step:,} tokens, "
+            f"{title}: {record['params']:,} parameters, {record['steps']:,} steps of {each:,} tokens, "
             f"{record['flops']:.3g} FLOPs{begun}"
         )
         self._task = self._bar.add_task(title, total=self._steps, completed=record["step"], figures="", left="-:--:--")
@@ -77,7 +78,7 @@ class TrainingProgress:
     def _train(self, record: Record) -> None:
         step, speed = record["step"], record["tokens_per_second"]
         loss = "not finite" if record["loss"] is None else f"{record['loss']:.4f}"
-        left = _duration((self._steps - step) * self._tokens_per_step / speed)
+        left = _duration((self._tokens - record["tokens"]) / speed)
         if self._task is not None:
             self._bar.update(self._task, completed=step, figures=f"loss {loss}  {speed:,.0f} tokens/s", left=left)
         now = time.monotonic()

@@ -29,16 +29,18 @@ from unmask import config as configs
 from unmask import machine, model_directory, records
 from unmask.config import ModelConfig, RunConfig
 from unmask.data.digests import write_atomically
-from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.records import Record
 from unmask.train.parallel import World
+from unmask.train.tasks import Task
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 MAY_CHANGE = frozenset(
     {
         "data",  # a corpus may move; what it contains may not change
+        "conversations",
+        "validation_conversations",
         "tokenizer",
         "init_from",  # the weights are those of the checkpoint
         "micro_batch_size",
@@ -63,7 +65,7 @@ def size_name(run: RunConfig, config: ModelConfig) -> str:
 
 
 @contextmanager
-def claimed(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool, world: World) -> Generator[Record | None]:
+def claimed(directory: Path, run: RunConfig, task: Task, *, resume: bool, world: World) -> Generator[Record | None]:
     """Hold `directory` for `run`: a context whose value is the run's `end` record if it has ended already.
 
     A new directory gets its `config.json`. Raises `UsageError` if the directory holds anything else, the same run
@@ -76,7 +78,7 @@ def claimed(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool, wo
             raise UsageError(f"{directory}: is a file: give --out another directory")
         directory.mkdir(parents=True, exist_ok=True)
         locks.append(_lock(directory))
-        end = _check(directory, run, corpus, resume=resume)
+        end = _check(directory, run, task, resume=resume)
         if end is None:
             write_atomically(directory / CONFIG, configs.to_json(run))
         return end
@@ -89,7 +91,7 @@ def claimed(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool, wo
 
 
 def start_record(
-    run: RunConfig, config: ModelConfig, corpus: Corpus, *, steps: int, first_step: int, world: World
+    run: RunConfig, config: ModelConfig, task: Task, *, steps: int, first_step: int, world: World
 ) -> Record:
     """The first record of a run, and of each of its resumptions: what runs where."""
     return {
@@ -107,18 +109,18 @@ def start_record(
         "steps": steps,
         "batch_size": run.batch_size,
         "length": run.length,
-        "tokens": steps * run.batch_size * run.length,
-        "flops": 6.0 * config.params * steps * run.batch_size * run.length,
+        "tokens": task.tokens(steps),
+        "flops": 6.0 * config.params * task.tokens(steps),
         "flop_convention": "6nd",
         "seed": run.seed,
-        "corpus": corpus.digest,
-        "train_tokens": corpus.manifest.splits["train"].tokens,
-        "vocab_size": corpus.tokenizer.vocab_size,
+        "corpus": task.digest,
+        **task.facts,
+        "vocab_size": task.tokenizer.vocab_size,
         **({"init_from": run.init_from} if run.init_from else {}),
     }
 
 
-def save_model(directory: Path, model: Transformer, run: RunConfig, corpus: Corpus, world: World) -> None:
+def save_model(directory: Path, model: Transformer, run: RunConfig, task: Task, world: World) -> None:
     """Write the model as `directory/model`; of sharded weights the main process gathers all.
 
     Raises `UnmaskError` if it cannot be written.
@@ -129,9 +131,7 @@ def save_model(directory: Path, model: Transformer, run: RunConfig, corpus: Corp
 
     def write() -> None:
         try:
-            model_directory.save(
-                place, weights, config=model.config, tokenizer=corpus.tokenizer, objective=run.objective
-            )
+            model_directory.save(place, weights, config=model.config, tokenizer=task.tokenizer, objective=run.objective)
         except (OSError, safetensors.SafetensorError) as error:
             raise UnmaskError(
                 f"{place}: the model could not be written ({error}); the run is safe in its last checkpoint: "
@@ -141,7 +141,7 @@ def save_model(directory: Path, model: Transformer, run: RunConfig, corpus: Corp
     world.on_main(write)
 
 
-def _check(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool) -> Record | None:
+def _check(directory: Path, run: RunConfig, task: Task, *, resume: bool) -> Record | None:
     """Check that `directory` may be used for `run`; the `end` record of a run that has ended."""
     found = {path.name for path in directory.iterdir()} - OF_OTHERS
     if not found:
@@ -152,7 +152,7 @@ def _check(directory: Path, run: RunConfig, corpus: Corpus, *, resume: bool) -> 
     seen = records.read(directory / METRICS)
     starts = [record for record in seen if record["kind"] == "start"]
     if starts:
-        _check_corpus(directory, starts[-1], run, corpus)
+        _check_data(directory, starts[-1], run, task)
     end = next((record for record in seen if record["kind"] == "end"), None)
     if not resume:
         state = "has ended" if end else f"is at step {max((r.get('step', 0) for r in seen), default=0)}"
@@ -180,16 +180,17 @@ def _check_same(directory: Path, run: RunConfig) -> None:
         raise UsageError(f"{directory}: holds another run ({', '.join(different)}): give another --out")
 
 
-def _check_corpus(directory: Path, start: Record, run: RunConfig, corpus: Corpus) -> None:
-    vocab_size = corpus.tokenizer.vocab_size
+def _check_data(directory: Path, start: Record, run: RunConfig, task: Task) -> None:
+    vocab_size = task.tokenizer.vocab_size
     if start.get("vocab_size", vocab_size) != vocab_size:
         raise UsageError(
             f"{directory}: the run's network has a vocabulary of {start['vocab_size']} and the corpus {run.data} one "
             f"of {vocab_size}: give --data the corpus that it began with, or another --out"
         )
-    if start.get("corpus") not in (None, corpus.digest):
+    if start.get("corpus") not in (None, task.digest):
+        named = run.data or "these conversations"
         raise UsageError(
-            f"{directory}: the run began on another corpus than {run.data}: give --data that one, or another --out"
+            f"{directory}: the run began on another corpus than {named}: give --data that one, or another --out"
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from torch import Tensor
 from unmask import convert, model_directory, objectives, seeding
 from unmask.config import ModelConfig, RunConfig
 from unmask.data.no_tokenizer import NoTokenizer
-from unmask.data.source import Corpus
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
 from unmask.model import Transformer
@@ -29,6 +28,15 @@ from unmask.model_directory import Stored
 from unmask.parametrization import STANDARD, Parametrization
 
 EMBEDDING = "embedding.weight"
+
+
+class Tokenized(Protocol):
+    """Data in the tokens of a tokenizer."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Whose ids they have."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,14 +64,14 @@ def source(run: RunConfig) -> Stored | None:
     return convert.read(run.init_from) if run.init_from else None
 
 
-def find(run: RunConfig, corpus: Corpus, stored: Stored | None) -> StartingPoint:
-    """The starting point of `run` over the vocabulary of `corpus`, from its `source`.
+def find(run: RunConfig, data: Tokenized, stored: Stored | None) -> StartingPoint:
+    """The starting point of `run` over the vocabulary of its `data`, from its `source`.
 
-    Raises `UsageError` where the model does not fit the objective, the length or the corpus.
+    Raises `UsageError` where the model does not fit the objective, the length or the data.
     """
     causal = run.objective in objectives.CAUSAL
     if stored is None:
-        tokenizer = corpus.tokenizer
+        tokenizer = data.tokenizer
         return StartingPoint(run.model_config(tokenizer.vocab_size, None if causal else tokenizer.mask_id, causal))
     config = stored.config
     if causal and not config.causal:
@@ -75,11 +83,11 @@ def find(run: RunConfig, corpus: Corpus, stored: Stored | None) -> StartingPoint
         raise UsageError(
             f"length {run.length}: more than the context of {config.context_length} of {run.init_from}: lower it"
         )
-    check_tokenizer(run, stored.tokenizer, corpus.tokenizer, config)
+    check_tokenizer(run, stored.tokenizer, data.tokenizer, config)
     weights = model_directory.fitting_weights(stored)
     if causal or not config.causal:
         return StartingPoint(config, weights)
-    adapted = adapted_config(config, corpus.tokenizer)
+    adapted = adapted_config(config, data.tokenizer)
     return StartingPoint(adapted, with_mask_token(weights, config, adapted), adapted=True)
 
 

@@ -1,0 +1,104 @@
+"""The configuration of a fine-tuning run on conversations: a `RunConfig` with the data and settings of its own.
+
+The defaults are the paper's (Nie et al., 2025, section 5 and its code): the first turn of each conversation in Vicuna's
+template, three epochs, batches of 256, a peak rate of 2e-4, 200 steps of warm-up, answers that end with end-of-text and
+are padded with it inside the batch. No torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from unmask.config import RunConfig
+from unmask.errors import UsageError, problems_error
+
+WARMUP = 200
+
+
+@dataclass(frozen=True)
+class SftConfig(RunConfig):
+    """One fine-tuning run."""
+
+    data: str = ""
+    """Not for this recipe: its --data are conversations."""
+    conversations: tuple[str, ...] = ()
+    """Files of conversations (also as --data): ShareGPT, Alpaca, OpenAI messages, or prompt and completion, as JSON or
+    JSON lines. Which it is, the fields tell."""
+    validation_conversations: tuple[str, ...] = ()
+    """Files to validate on, in place of a held-out share."""
+    validation_share: float = 0.02
+    """Share of the conversations that is held out to validate on, at least one; copies of one stay together."""
+    epochs: float = 3.0
+    """Passes over the conversations; `steps` takes their place."""
+    template: str = ""
+    """Chat template: a Jinja file, or vicuna; by default the tokenizer's own, else Vicuna's. The model keeps it."""
+    turns: Literal["first", "all"] = "first"
+    """Answers to train on: each conversation's first, or all. Each is an example of its own with all before it as its
+    prompt, since a bidirectional network would see the turns that follow."""
+    padding: Literal["eos", "masked"] = "eos"
+    """eos: shorter answers are filled up with end-of-text in the batch, which is corrupted and scored as they are; the
+    model learns to end before a given length. masked: what fills up is neither seen nor scored; the model learns from
+    answers of just the given length and takes the blanks it is given for the length to write."""
+    prompt_drop: float = 0.0
+    """Share of the examples whose prompt is masked, each by itself: for standard classifier-free guidance (0.1)."""
+    too_long: Literal["skip", "cut"] = "skip"
+    """Examples of more than `length` tokens: left out and counted, or their answers cut, without an end."""
+    broken: Literal["refuse", "skip"] = "refuse"
+    """Items that are no conversation with an answer: refused, or left out and counted."""
+    bucket_batches: int = 1
+    """The examples of so many batches are sorted by length before they are cut into batches, which spares padding (and
+    with padding eos the model sees less of it); 1: they come as they are shuffled."""
+    objective: str = ""
+    """What is corrupted and scored: mdm, arm, mlm, span or any_order; by default as the model was trained."""
+    length: int = 2048
+    """Tokens in the longest example; the model's context where that is less."""
+    batch_size: int = 256
+    """Examples in one optimizer step, over all processes."""
+    learning_rate: float = 2e-4
+    """Peak learning rate."""
+    warmup_steps: int | None = None
+    """Linear warm-up. None: the paper's 200, but no more than a tenth of the run."""
+    short_share: float = 0.0
+    """Not for this recipe: examples have lengths of their own."""
+    validation_windows: int = 256
+    """Held-out examples to validate on, spread evenly over them; 0: no validation."""
+    validation_draws: int = 4
+    """Masks for each example of the validation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        problems: list[str] = []
+
+        def check(ok: bool, name: str, remedy: str) -> None:
+            if not ok:
+                problems.append(f"{name} {getattr(self, name)!r} {remedy}")
+
+        choices = {"turns": ("first", "all"), "padding": ("eos", "masked"), "too_long": ("skip", "cut")}
+        for name, known in {**choices, "broken": ("refuse", "skip")}.items():
+            check(getattr(self, name) in known, name, f"must be {' or '.join(known)}")
+        for name in ("data", "tokenizer", "unique_tokens", "flops", "short_share"):
+            check(not getattr(self, name), name, "is not for conversations: leave it out")
+        check(0 <= self.validation_share < 1, "validation_share", "must be at least 0 and less than 1")
+        check(0 <= self.prompt_drop < 1, "prompt_drop", "must be at least 0 and less than 1")
+        check(0 < self.epochs < math.inf, "epochs", "must be positive")
+        check(self.bucket_batches >= 1, "bucket_batches", "must be at least 1")
+        if problems:
+            raise problems_error("run config", problems)
+
+    def settled(self, objective: str, context_length: int) -> SftConfig:
+        """The same run with what it takes from its model."""
+        return dataclasses.replace(self, objective=self.objective or objective, length=min(self.length, context_length))
+
+    def steps_of(self, examples: int) -> int:
+        """Steps of the run, from `steps` or `epochs`. Raises `UsageError` where the warm-up outlasts them."""
+        steps = self.steps or math.ceil(self.epochs * examples / self.batch_size)
+        if self.warmup_steps is not None and self.warmup_steps >= steps:
+            raise UsageError(f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run")
+        return steps
+
+    def warmup(self, steps: int) -> int:
+        """Warm-up of a run of `steps` steps."""
+        return self.warmup_steps if self.warmup_steps is not None else min(WARMUP, steps // 10)
