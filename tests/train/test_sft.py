@@ -267,7 +267,7 @@ def test_each_process_has_its_rows_of_the_same_global_batch(models: dict[str, st
 def test_a_run_learns_keeps_the_template_and_writes_answers(
     objective: str, models: dict[str, str], files: dict[str, str], tmp_path: Path
 ) -> None:
-    run = sft(models[objective], files["sharegpt"], turns="all", steps=60, batch_size=6, learning_rate=1e-2)
+    run = sft(models[objective], files["sharegpt"], turns="all", steps=60, batch_size=6, learning_rate=2e-2)
     records = list(train(run, tmp_path / "run"))
     start, end = records[0], records[-1]
     assert (start["objective"], start["formats"], start["examples"], start["held_out"]) == (
@@ -281,8 +281,13 @@ def test_a_run_learns_keeps_the_template_and_writes_answers(
     assert losses(records)[60] < 0.3 * losses(records)[1]
     lm = unmask.load(tmp_path / "run", "cpu")
     assert lm.tokenizer.chat_template == SHORT
-    written = lm.generate("u:Name? a:", max_new_tokens=5, temperature=0.0)
-    assert written.text == "u:Name? a:Vic"
+    prompt, answer = lm.tokenizer.encode("u:Name? a:"), [*lm.tokenizer.encode("Vic"), 257]
+    padding = [257] * (21 - len(answer) if objective == "mdm" else 0)  # as long as it was trained
+    told = lm.score(prompt, answer + padding).log_likelihood
+    assert told > lm.score(lm.tokenizer.encode("u:Hi? a:"), answer + padding).log_likelihood + 2
+    written = lm.generate("u:Name? a:", max_new_tokens=21, temperature=0.0)
+    assert 10 < len(written.text) < 20  # it ends by itself
+    assert objective == "mdm" or written.text == "u:Name? a:Vic"
 
 
 def test_an_arm_is_fine_tuned_into_an_mdm_on_demand(models: dict[str, str], files: dict[str, str], tmp_path) -> None:
