@@ -97,6 +97,20 @@ def test_an_autoregressive_network_scores_requests_of_all_lengths_exactly():
     assert scored.network_calls <= len(requests)
 
 
+def test_short_requests_are_not_padded_to_the_length_of_long_ones():
+    lengths = [2, 3, 5, 9, 40, 44, 200]
+    positions = []
+
+    def counting(tokens_BL, select_BL=None):
+        positions.append(tokens_BL.numel())
+        return causal_fn(tokens_BL, select_BL)
+
+    requests = [Request((1,) * (length - 1), (0,)) for length in lengths]
+    score(counting, requests, Settings(), mask_id=2, causal=True)
+    assert sum(positions) <= 1.125 * sum(lengths)
+    assert len(positions) < len(lengths)
+
+
 def test_adaptive_stopping_saves_calls_and_keeps_the_answers():
     # texts of a joint distribution in which some options are far likelier than others
     generator = torch.Generator().manual_seed(3)

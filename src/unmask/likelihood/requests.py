@@ -29,6 +29,8 @@ OnProgress = Callable[[int, int], None]
 """Called with the requests that are done and all of them."""
 WINDOW = 4096
 """Rows that are planned, and searched for duplicates, at a time."""
+PADDING = 1.125
+"""Times the length of a batch's shortest request that its longest one may have, for an ARM."""
 FIRST_STAGE = 8
 """Part of the draws after which adaptive stopping looks for the first time."""
 
@@ -125,8 +127,9 @@ class _Engine:
             rows += len(plans[index].masks_RK)
             following = order[place + 1] if place + 1 < len(order) else None
             ends = following is None or rows >= WINDOW
-            if following is not None and not self.causal:  # what a causal network reads may be padded on the right
-                ends |= _length(requests[index]) != _length(requests[following])
+            if following is not None:  # what a causal network reads may be padded on the right, within reason
+                longest = PADDING * _length(requests[window[0]]) if self.causal else _length(requests[index])
+                ends |= _length(requests[following]) > longest
             if ends:
                 estimates = self._window([requests[i] for i in window], [plans[i] for i in window])
                 for i, estimate in zip(window, estimates, strict=True):
