@@ -87,11 +87,11 @@ class LanguageModel:
     def generate(self, prompt: str, **arguments: Any) -> Generation: ...
 
     @overload
-    def generate(self, prompt: list[str], **arguments: Any) -> list[Generation]: ...
+    def generate(self, prompt: list[str] | list[list[int]], **arguments: Any) -> list[Generation]: ...
 
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | list[list[int]],
         *,
         max_new_tokens: int = 64,
         sampler: str | None = None,
@@ -109,7 +109,7 @@ class LanguageModel:
         on_step: OnStep | None = None,
         **options: Any,
     ) -> Generation | list[Generation]:
-        """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts.
+        """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts, which may be ids.
 
         `sampler` is a name in `SAMPLERS`, by default "confidence", for an ARM "autoregressive" and for a block-causal
         network "block"; `options` are its own keyword arguments. `steps` None is one per token; the autoregressive
@@ -127,7 +127,7 @@ class LanguageModel:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         passages: list[Passage] = []
         for text in prompts:
-            given = self.tokenizer.encode(text)
+            given = self.tokenizer.encode(text) if isinstance(text, str) else text
             length = len(given) + max_new_tokens
             self._check_length(length, f"prompt of {len(given)} tokens and max_new_tokens {max_new_tokens}")
             tokens = [*given, *[self.mask_id] * max_new_tokens]

@@ -74,6 +74,7 @@ def write(path, model, architecture="llama", kind=None, tokens=True, **metadata)
         writer.add_bos_token_id(258)
         writer.add_eos_token_id(259)
         writer.add_add_bos_token(False)
+        writer.add_chat_template("{{ messages[0]['content'] }}")
     for name, tensor in to_llama(model.state_dict(), config).items():
         stem, _, suffix = name.rpartition(".")
         layer, _, part = stem.removeprefix("model.layers.").partition(".")
@@ -135,6 +136,7 @@ def test_the_tokenizer_of_the_file_comes_along(tmp_path):
     assert lm.tokenizer.encode("the")[0] == 257
     assert (lm.tokenizer.bos_id, lm.tokenizer.eos_id) == (None, 259)  # the file says that no bos is added
     assert lm.generate("the", max_new_tokens=3).tokens[0] == 257
+    assert lm.tokenizer.chat_template == "{{ messages[0]['content'] }}"
     without = write(tmp_path / "bare.gguf", network(), tokens=False)
     assert not convert("gguf", without, tmp_path / "bare").tokenizer
 

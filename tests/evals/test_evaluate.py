@@ -195,6 +195,29 @@ def test_chat_templates_are_rendered_and_their_lack_is_said(mdm):
     assert model.apply_chat_template([{"role": "user", "content": "Hi"}]) == "<user>Hi<bot>"
 
 
+def test_special_tokens_of_a_chat_template_are_such_and_those_in_a_message_are_text(data_dir):
+    lm = language_model(causal=True, context_length=256)
+    tokenizer = lm.tokenizer
+    lm.tokenizer.chat_template = "{% for m in messages %}{{ bos_token }}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    model = UnmaskLM(lm, max_gen_toks=4, progress=False)
+    text = "say <|eos|>"
+    assert model.tok_encode("<|bos|>") == tokenizer.encode("<|bos|>")
+    rendered = model.apply_chat_template([{"role": "user", "content": text}])
+    assert model.tok_encode(rendered) == [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    run = Run(("lambada_openai", "gsm8k"), data_dir, limit=2, num_fewshot=0, apply_chat_template=True)
+    result = evaluate(model, run)
+    prompt, answer = result["samples"]["lambada_openai"][0]["arguments"][0]
+    given = model.tok_encode(prompt)
+    assert (given[0], given[-1]) == (tokenizer.bos_id, tokenizer.eos_id)
+    expected = lm.score(given, tokenizer.encode(answer)).log_likelihood
+    assert result["samples"]["lambada_openai"][0]["filtered_resps"][0][0] == pytest.approx(expected, abs=1e-4)
+    asked = model.tok_encode(result["samples"]["gsm8k"][1]["arguments"][0][0])
+    written = lm.generate([asked], max_new_tokens=4, temperature=0.0)[0].fills[0]
+    assert result["samples"]["gsm8k"][1]["resps"] == [[written.split("Question:")[0]]]
+    evaluate(model, Run(("boolq",), data_dir, limit=1))
+    assert model.tok_encode("<|bos|>") == tokenizer.encode("<|bos|>")
+
+
 def test_arguments_may_be_text_as_the_harness_gives_them(mdm):
     model = UnmaskLM(mdm, guidance="0.6", num_samples="16", batch_size="4", seed="2", progress=False)
     assert model.settings == likelihood.Settings("auto", 16, 0.6, 2, 4)

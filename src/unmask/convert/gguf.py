@@ -107,7 +107,9 @@ class GgufFile:
         content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < rows]
         backend = tokenizers.Tokenizer.from_str(json.dumps(content))
         bos = named.get("bos_token") if named.get("add_bos_token") else None
-        return Tokenizer(backend, bos=bos, eos=named.get("eos_token"), mask=None)
+        tokenizer = Tokenizer(backend, bos=bos, eos=named.get("eos_token"), mask=None)
+        template = self.metadata.get("tokenizer.chat_template")
+        return tokenizer.with_chat_template(template) if isinstance(template, str) else tokenizer
 
 
 def plan(weights: Weights, file: Path, options: Options) -> Plan:

@@ -74,7 +74,7 @@ class ChatTemplate:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens after which an answer to `messages` is to be written."""
-        return self._encode([self._marked(messages, add_generation_prompt=True)])[0]
+        return self.encode_rendered([self.marked(messages, add_generation_prompt=True)])[0]
 
     def encode(self, conversation: Conversation, answers: Sequence[int]) -> list[Encoded]:
         """Each of the `answers` (places among the messages) with all before it as its prompt.
@@ -89,7 +89,7 @@ class ChatTemplate:
                 pairs.append((asked, asked + upto[-1].content))
                 continue
             try:
-                asked, answered = self._marked(before, add_generation_prompt=True), self._marked(upto)
+                asked, answered = self.marked(before, add_generation_prompt=True), self.marked(upto)
             except UnmaskError as error:
                 raise UnmaskError(f"{conversation.where}: {error}") from None
             if not answered.startswith(asked):
@@ -99,19 +99,19 @@ class ChatTemplate:
                 )
             pairs.append((asked, answered))
         texts = [text for pair in pairs for text in pair]
-        ids = iter(self._encode(texts) if conversation.templated else self.tokenizer.encode_batch(texts))
+        ids = iter(self.encode_rendered(texts) if conversation.templated else self.tokenizer.encode_batch(texts))
         return [self._divided(pair, next(ids), next(ids)) for pair in pairs]
 
     def _divided(self, texts: tuple[str, str], prompt: list[int], whole: list[int]) -> Encoded:
         """The tokens of an answer, of those of prompt and answer together where they begin with the prompt's own."""
         spanned = whole[: len(prompt)] != prompt  # by a token
-        answer = self._encode([texts[1][len(texts[0]) :]])[0] if spanned else whole[len(prompt) :]
+        answer = self.encode_rendered([texts[1][len(texts[0]) :]])[0] if spanned else whole[len(prompt) :]
         eos_id = self.tokenizer.eos_id
         assert eos_id is not None
         end = answer.index(eos_id) if eos_id in answer else len(answer)
         return Encoded(prompt, [*answer[:end], eos_id])
 
-    def _marked(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    def marked(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """Rendered, with what looks like a special token in a message broken in two."""
         special = self._special
         return self._render(
@@ -122,7 +122,7 @@ class ChatTemplate:
             add_generation_prompt,
         )
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of rendered texts, special tokens as such but for the broken ones."""
         return [
             ids

@@ -99,6 +99,7 @@ def evaluate(model: Any, run: Run, *, name: str = "") -> dict[str, Any]:
     while True:
         if ours is not None:
             ours.log.records.clear()
+            ours.templated = False
         with contextlib.redirect_stdout(io.StringIO()):  # the harness prints
             found = cast(
                 "dict[str, Any]",

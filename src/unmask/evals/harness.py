@@ -21,6 +21,8 @@ import torch
 from lm_eval.api.model import TemplateLM
 
 from unmask import likelihood
+from unmask.data.chat_template import ChatTemplate
+from unmask.data.conversations import Message, Role
 from unmask.errors import UsageError
 from unmask.language_model import load
 from unmask.likelihood import Request, Settings, decoding
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     from unmask.language_model import LanguageModel
 
+GENERATED_ROWS = 16
+"""Texts that are written at a time, unless the batch size is given."""
 GREEDY_ROWS = 8
 """Texts that an ARM's greedy answers are read off at a time."""
 SEARCHED_LENGTHS = 8
@@ -120,6 +124,7 @@ class UnmaskLM(TemplateLM):
         self.search_lengths = int(search_lengths)
         self.progress = progress
         self.log = Log()
+        self.templated = False
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Record] = {}
         self._device = self.lm.device
 
@@ -141,6 +146,8 @@ class UnmaskLM(TemplateLM):
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """The tokens of a text."""
+        if self.templated:
+            return self._template().encode_rendered([string])[0]
         return self.lm.tokenizer.encode(string)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -194,62 +201,63 @@ class UnmaskLM(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts up to the first of the request's stop strings. Prompts that leave no room are cut on the left."""
-        texts: list[str] = []
-        for place, request in enumerate(requests):
-            prompt, options = cast("tuple[str, dict[str, Any]]", request.args)
-            until = cast("str | list[str]", options.get("until") or [])
-            stops = [until] if isinstance(until, str) else until
+        texts = [""] * len(requests)
+        alike: dict[tuple[str, int, float], list[int]] = {}
+        for index, request in enumerate(requests):
+            options = cast("dict[str, Any]", request.args[1])
             new = min(int(options.get("max_gen_toks", self.max_gen_toks)), self.max_length - 1)
-            tokens = self.tok_encode(prompt)
-            cut = max(0, len(tokens) + new - self.max_length)
-            if cut:
-                prompt = self.lm.tokenizer.decode(tokens[cut:])
-                new = min(new, self.max_length - len(self.tok_encode(prompt)))
             temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
-            begun = time.perf_counter()
-            made = self.lm.generate(
-                prompt,
-                max_new_tokens=new,
-                sampler=self.sampler,
-                steps=self.steps,
-                guidance=self.settings.guidance,
-                temperature=temperature,
-                seed=self.settings.seed,
-            )
-            spent = self.log.spent.setdefault(str(request.task_name), Spent())
-            spent.seconds += time.perf_counter() - begun
-            spent.network_calls += made.network_calls
-            text = made.fills[0]
-            for stop in stops:
-                text = text.split(stop)[0] if stop else text
-            texts.append(text)
-            self.log.records[str(request.task_name), int(request.doc_id or 0), request.idx] = Record(
-                network_calls=made.network_calls, truncated=cut
-            )
-            self._show(f"{request.task_name}: {place + 1}/{len(requests)} texts")
+            alike.setdefault((str(request.task_name), new, temperature), []).append(index)
+        for (task, new, temperature), indices in alike.items():
+            spent = self.log.spent.setdefault(task, Spent())
+            rows = self.settings.batch_size or GENERATED_ROWS
+            for start in range(0, len(indices), rows):
+                batch = indices[start : start + rows]
+                begun = time.perf_counter()
+                prompts = [self.tok_encode(str(requests[index].args[0])) for index in batch]
+                room = self.max_length - new
+                written = self.lm.generate(
+                    [tokens[max(0, len(tokens) - room) :] for tokens in prompts],
+                    max_new_tokens=new,
+                    sampler=self.sampler,
+                    steps=self.steps,
+                    guidance=self.settings.guidance,
+                    temperature=temperature,
+                    seed=self.settings.seed,
+                    batch_size=rows,
+                )
+                spent.seconds += time.perf_counter() - begun
+                for index, tokens, made in zip(batch, prompts, written, strict=True):
+                    request = requests[index]
+                    spent.network_calls += made.network_calls
+                    texts[index] = _until(made.fills[0], cast("dict[str, Any]", request.args[1]).get("until"))
+                    self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
+                        network_calls=made.network_calls, truncated=max(0, len(tokens) - room)
+                    )
+                self._show(f"{task}: {start + len(batch)}/{len(indices)} texts")
         self._show("")
         return texts
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The prompt of a conversation by the model's template. Raises `UsageError` if it has none."""
-        template = self.chat_template(True)
-        if not template:
-            raise UsageError(f"{self.name}: has no chat template: leave --apply-chat-template out")
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        """The prompt of a conversation by the model's template. Raises `UsageError` if it has none.
 
-        tokenizer = self.lm.tokenizer
-        names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-        special = {name: "" if number is None else tokenizer.decode([number]) for name, number in names.items()}
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(template).render(
-            messages=chat_history, add_generation_prompt=add_generation_prompt, **special
-        )
+        From here on, special tokens in prompts are taken for such, but for those that a message had as text.
+        """
+        template = self._template()
+        self.templated = True
+        messages = [Message(cast("Role", turn["role"]), turn["content"]) for turn in chat_history]
+        return template.marked(messages, add_generation_prompt=add_generation_prompt)
+
+    def _template(self) -> ChatTemplate:
+        if not self.lm.tokenizer.chat_template:
+            raise UsageError(f"{self.name}: has no chat template: leave --apply-chat-template out")
+        return ChatTemplate(self.lm.tokenizer.chat_template, self.lm.tokenizer)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The template in the model's tokenizer configuration, or a template's text given as `chat_template`."""
         if isinstance(chat_template, str):
             return chat_template
-        return cast("str | None", getattr(self.lm.tokenizer, "chat_template", None)) or ""
+        return self.lm.tokenizer.chat_template or ""
 
     def get_model_info(self) -> dict[str, Any]:
         """For the harness's result file."""
@@ -372,6 +380,13 @@ class UnmaskLM(TemplateLM):
     def _show(self, text: str) -> None:
         if self.progress and sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _until(text: str, stops: str | list[str] | None) -> str:
+    """`text` up to the first of `stops`."""
+    for stop in [stops] if isinstance(stops, str) else stops or []:
+        text = text.split(stop)[0] if stop else text
+    return text
 
 
 def rolling_windows(tokens: Sequence[int], length: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
