@@ -203,8 +203,8 @@ class UnmaskLM(TemplateLM):
         """Texts up to the first of the request's stop strings. Prompts that leave no room are cut on the left."""
         texts = [""] * len(requests)
         alike: dict[tuple[str, int, float], list[int]] = {}
-        for index, request in enumerate(requests):
-            options = cast("dict[str, Any]", request.args[1])
+        asked = [cast("tuple[str, dict[str, Any]]", request.args) for request in requests]
+        for index, (request, (_, options)) in enumerate(zip(requests, asked, strict=True)):
             new = min(int(options.get("max_gen_toks", self.max_gen_toks)), self.max_length - 1)
             temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
             alike.setdefault((str(request.task_name), new, temperature), []).append(index)
@@ -214,7 +214,7 @@ class UnmaskLM(TemplateLM):
             for start in range(0, len(indices), rows):
                 batch = indices[start : start + rows]
                 begun = time.perf_counter()
-                prompts = [self.tok_encode(str(requests[index].args[0])) for index in batch]
+                prompts = [self.tok_encode(asked[index][0]) for index in batch]
                 room = self.max_length - new
                 written = self.lm.generate(
                     [tokens[max(0, len(tokens) - room) :] for tokens in prompts],
@@ -230,7 +230,7 @@ class UnmaskLM(TemplateLM):
                 for index, tokens, made in zip(batch, prompts, written, strict=True):
                     request = requests[index]
                     spent.network_calls += made.network_calls
-                    texts[index] = _until(made.fills[0], cast("dict[str, Any]", request.args[1]).get("until"))
+                    texts[index] = _until(made.fills[0], asked[index][1].get("until"))
                     self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
                         network_calls=made.network_calls, truncated=max(0, len(tokens) - room)
                     )
