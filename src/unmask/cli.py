@@ -80,6 +80,10 @@ COMMANDS: dict[str, Command] = {
         "Write a model for other programs: Llama, SMDM.",
         "unmask export runs/arm arm-llama --to llama",
     ),
+    "reversal": Command(
+        "Train on sentences in one direction, ask in both: the reversal curse.",
+        "unmask reversal --out runs/reversal --people 40",
+    ),
     "scaling": Command(
         "Plan, run, fit and report a study over sizes and budgets.",
         "unmask scaling fit points.csv --method isoflop",
