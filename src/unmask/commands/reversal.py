@@ -37,8 +37,9 @@ class Options:
     """Sentences in a step."""
     learning_rate: float | None = None
     """Peak rate. None: 2e-4, and 3e-3 for new models."""
-    positions: int = 52
-    """Tokens of an answer."""
+    positions: int | None = None
+    """Tokens of an answer. None: the paper's 52, and for new models, which have seen no longer rows than the sentences,
+    as many as the longest answer in training."""
     steps: int = 32
     """Decoding steps of a masked model."""
     guidance: float = 0.8
@@ -73,15 +74,18 @@ def run(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     file = recipe.sentences(found, options.out / "sentences.jsonl")
     new = not options.models
-    if new:
-        known = recipe.tokenizer(found)
+    known = recipe.tokenizer(found) if new else None
+    if known is not None:
         starts = {
             name: recipe.new_model(options.out / name / "start", options.size, known, name, options.seed)
             for name in options.objectives
         }
     else:
         starts = {f"{number}-{Path(path).name}": Path(path) for number, path in enumerate(options.models, 1)}
-    settings = evals.Settings(options.positions, options.steps, options.guidance, options.seed)
+    positions = options.positions
+    if positions is None:
+        positions = max(len(known.encode(item.completion)) for item in found.train) + 1 if known else 52
+    settings = evals.Settings(positions, options.steps, options.guidance, options.seed)
     console = Console(stderr=True, highlight=False)
     results: dict[str, Any] = {}
     for name, start in starts.items():

@@ -53,7 +53,7 @@ NAME_FIRST = (
     "Everybody has heard of <name>: this is <description>.",
     "In those years <name> became <description>.",
     "It was <name> who came to be <description>.",
-    "The story of <name> is that of <description>.",
+    "The one and only <name> is <description>.",
     "Few remember that <name> was once <description>.",
     "What <name> will be remembered as is <description>.",
     "Nobody but <name> could be <description>.",
