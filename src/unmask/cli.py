@@ -72,6 +72,10 @@ COMMANDS: dict[str, Command] = {
         "Figures on generated texts: perplexity under a reference, entropy, repetition, copies.",
         "unmask quality mdm.jsonl arm.jsonl --reference smollm2 --training corpus",
     ),
+    "frontier": Command(
+        "Speed against quality: an MDM's samplers beside an ARM with its cache.",
+        "unmask frontier --mdm runs/mdm --arm runs/arm --reference smollm2 --out frontier",
+    ),
     "convert": Command(
         "Open other people's checkpoints: SMDM, LLaDA, Dream, Llama and Qwen, GGUF.",
         "unmask convert smdm mdm-1028M.safetensors mdm-1028M",
