@@ -97,7 +97,7 @@ def run(options: Options) -> None:
         tuple(prompts),
         options.max_new_tokens,
         options.seed,
-        {name: frozenset({lm.tokenizer.eos_id} - {None}) for name, lm in models.items()},
+        {name: _end_of_text(lm) for name, lm in models.items()},
     )
     console = Console(stderr=True)
     with console.status("opening") as status:  # nothing is drawn where this is no terminal
@@ -170,6 +170,10 @@ def _check(models: dict[str, LanguageModel], options: Options) -> None:
             f"--arm {options.arm}: has another tokenizer than {options.mdm}, so that as many tokens are not as much "
             "text: train both on one corpus"
         )
+
+
+def _end_of_text(lm: LanguageModel) -> frozenset[int]:
+    return frozenset() if lm.tokenizer.eos_id is None else frozenset({lm.tokenizer.eos_id})
 
 
 def _short(path: Path) -> str:

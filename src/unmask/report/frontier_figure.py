@@ -21,6 +21,7 @@ from unmask.scaling.figures import save
 import matplotlib as mpl  # isort: skip
 from matplotlib.axes import Axes  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # isort: skip
 
 PALETTES = {
     "light": ("#0072b2", "#009e73", "#a8598a", "#b58900", "#56708f", "#2b8fc4", "#7a5195", "#5b8c2a", "#a0522d"),
@@ -83,6 +84,9 @@ def _drawn(result: dict[str, Any], model: str) -> list[dict[str, Any]]:
 
 def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str], theme: Theme) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhline(0, color=theme.objectives["arm"], lw=1, alpha=0.6)
     mdms = _drawn(result, "mdm")
     weights = sorted({each["guidance"] for each in mdms})
