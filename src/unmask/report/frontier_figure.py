@@ -85,7 +85,7 @@ def _drawn(result: dict[str, Any], model: str) -> list[dict[str, Any]]:
 def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str], theme: Theme) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhline(0, color=theme.objectives["arm"], lw=1, alpha=0.6)
     mdms = _drawn(result, "mdm")
@@ -111,6 +111,10 @@ def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str
         time = each["timings"][place]["seconds_per_sample"]
         label = "ARM with its cache"
         axes.plot([time], [each["gap"]["value"]], "*", ms=13, mew=0, color=theme.objectives["arm"], label=label)
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
 
 
 def _draw_pareto(axes: Axes, mdms: Sequence[dict[str, Any]], place: int, theme: Theme) -> None:
