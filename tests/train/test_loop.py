@@ -124,6 +124,17 @@ def test_a_run_whose_rates_follow_its_size_goes_on_to_the_last_bit_too(tiny: Tin
     assert losses(standard) != losses(whole)
 
 
+def test_a_run_on_limited_tokens_trains_on_others_and_refuses_more_than_there_are(
+    tiny: Tiny, finished: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    few = losses(list(train(tiny(unique_tokens=64), tmp_path / "few")))
+    assert few.keys() == losses(finished[1]).keys()
+    assert few != losses(finished[1])
+    with pytest.raises(UsageError, match="unique_tokens 999999 must be from 16, one window, to the"):
+        list(train(tiny(unique_tokens=999999), tmp_path / "many"))
+    assert not (tmp_path / "many").exists()
+
+
 def test_killed_at_a_random_step_and_resumed_the_losses_are_the_same_to_the_last_bit(
     tiny: Tiny, corpus: Path, tmp_path: Path
 ) -> None:

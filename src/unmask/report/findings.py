@@ -186,6 +186,12 @@ def limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
                 "All sizes share one learning rate and one batch size. A size for which these are less well chosen "
                 "looks worse than it is, which moves the minima."
             )
+    if any(run.objective == "mdm" and run.settings.get("weighting") == "flat" for run in study.plan.runs):
+        yield (
+            f"The {name_of('mdm')} was trained on the mean cross-entropy of its masked tokens, without the weight 1/t "
+            "that makes the loss a bound: in runs this short the weight's noise costs more than it brings. Every loss "
+            "shown is the bound, with its weights."
+        )
     if any(run.end.get("bound") for run in study.finished) and any(
         run.end.get("bound") is False for run in study.finished
     ):

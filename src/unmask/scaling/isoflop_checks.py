@@ -64,18 +64,25 @@ def weaknesses(
 ) -> Iterable[str]:
     """What weakens this fit, in sentences."""
     why = {
-        "too few sizes": "it has fewer than three sizes",
-        "no minimum": "its parabola opens downward",
-        "outside": "its minimum lies outside the sizes that were run",
+        "too few sizes": "fewer than three sizes",
+        "no minimum": "the parabola opens downward",
+        "outside": "the minimum lies outside the sizes that were run",
     }
-    for minimum in minima:
-        if minimum.flag is not None:
-            yield f"The budget of {minimum.flops:.3g} FLOPs is left out of the laws: {why[minimum.flag]}."
-        elif minimum.params is not None and not minimum.given and minimum.params_ci95 is None and noise and bootstrap:
-            yield (
-                f"The budget of {minimum.flops:.3g} FLOPs has no interval for its best size: in over 5% of the "
-                "resamples its parabola opens downward."
-            )
+    for flag, reason in why.items():
+        left = [minimum.flops for minimum in minima if minimum.flag == flag]
+        if left:
+            yield f"{_budgets(left)} left out of the laws: {reason}."
+    unsure = [
+        minimum.flops
+        for minimum in minima
+        if minimum.flag is None and minimum.params is not None and not minimum.given and minimum.params_ci95 is None
+    ]
+    if unsure and noise and bootstrap:
+        many = "has no interval for its" if len(unsure) == 1 else "have no intervals for their"
+        yield (
+            f"{_budgets(unsure).rsplit(' ', 1)[0]} {many} best size: in over 5% of the resamples the parabola opens "
+            "downward."
+        )
     used = len([minimum for minimum in minima if minimum.flag is None])
     if loss_law is None:
         yield f"{used} usable {'minimum' if used == 1 else 'minima'}: no power law; it takes at least two."
@@ -101,3 +108,11 @@ def weaknesses(
             f"The data do not support an exponent of the best size: its 95% interval{told} is unknown, includes zero, "
             "or is wider than the exponent."
         )
+
+
+def _budgets(flops: Sequence[float]) -> str:
+    """Budgets as the beginning of a sentence."""
+    told = [f"{each:.3g}" for each in flops]
+    if len(told) == 1:
+        return f"The budget of {told[0]} FLOPs is"
+    return f"The budgets of {', '.join(told[:-1])} and {told[-1]} FLOPs are"
