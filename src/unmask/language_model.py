@@ -18,6 +18,8 @@ import torch
 
 from unmask import generation, infilling, likelihood, model_directory
 from unmask.config import ModelConfig
+from unmask.data import chat_template
+from unmask.data.conversations import Message
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
 from unmask.generation import Cache, Candidate, Filled, Generation, Passage, Sampling
@@ -93,6 +95,7 @@ class LanguageModel:
         self,
         prompt: str | list[str] | list[list[int]],
         *,
+        chat: bool = False,
         max_new_tokens: int = 64,
         sampler: str | None = None,
         steps: int | None = None,
@@ -111,6 +114,9 @@ class LanguageModel:
     ) -> Generation | list[Generation]:
         """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts, which may be ids.
 
+        With `chat` a prompt is what a user says, put into the tokenizer's chat template (where it has none, Vicuna's):
+        what is written is the answer, which `fills` has alone.
+
         `sampler` is a name in `SAMPLERS`, by default "confidence", for an ARM "autoregressive" and for a block-causal
         network "block"; `options` are its own keyword arguments. `steps` None is one per token; the autoregressive
         sampler always takes that. `guidance` is a weight, or a function of the revealed share such as `guidance.Ramp`.
@@ -127,7 +133,7 @@ class LanguageModel:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         passages: list[Passage] = []
         for text in prompts:
-            given = self.tokenizer.encode(text) if isinstance(text, str) else text
+            given = text if not isinstance(text, str) else self._asked(text) if chat else self.tokenizer.encode(text)
             length = len(given) + max_new_tokens
             self._check_length(length, f"prompt of {len(given)} tokens and max_new_tokens {max_new_tokens}")
             tokens = [*given, *[self.mask_id] * max_new_tokens]
@@ -310,6 +316,13 @@ class LanguageModel:
                 start, unfinished = end - 1, None
             before = self.tokenizer.decode(tokens[start:end])
         return texts
+
+    def _asked(self, question: str) -> list[int]:
+        """The tokens after which an answer to `question` is written."""
+        template = chat_template.find("", self.tokenizer, "chat")
+        tokens = template.prompt([Message("user", question)])
+        doubled = self.config.causal and tokens[:1] == [self.tokenizer.bos_id]  # the network reads one anyway
+        return tokens[1:] if doubled else tokens
 
     def _encode_pair(self, prompt: Text, continuation: Text) -> tuple[list[int], int]:
         """The tokens of both, and where the continuation begins; it takes a space at the end of the prompt along."""

@@ -265,7 +265,11 @@ def test_each_process_has_its_rows_of_the_same_global_batch(models: dict[str, st
 
 @pytest.mark.parametrize("objective", ["mdm", "arm"])
 def test_a_run_learns_keeps_the_template_and_writes_answers(
-    objective: str, models: dict[str, str], files: dict[str, str], tmp_path: Path
+    objective: str,
+    models: dict[str, str],
+    files: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = sft(models[objective], files["sharegpt"], turns="all", steps=60, batch_size=6, learning_rate=2e-2)
     records = list(train(run, tmp_path / "run"))
@@ -287,6 +291,10 @@ def test_a_run_learns_keeps_the_template_and_writes_answers(
     assert told > lm.score(lm.tokenizer.encode("u:Hi? a:"), answer + padding).log_likelihood + 2
     written = lm.generate("u:Name? a:", max_new_tokens=21, temperature=0.0)
     assert 10 < len(written.text) < 20  # it ends by itself
+    assert lm.generate("Name?", chat=True, max_new_tokens=21, temperature=0.0).tokens == written.tokens
+    assert cli.main(["sample", str(tmp_path / "run"), "--chat", "--prompt=Name?", "--max-new-tokens=21"]) == 0
+    assert "u:Name" not in capsys.readouterr().out
+    assert cli.main(["sample", str(tmp_path / "run"), "--chat"]) == 2
     assert objective == "mdm" or written.text == "u:Name? a:Vic"
 
 

@@ -25,6 +25,8 @@ class Options:
     """Model directory, or directory of a training run."""
     prompt: str = ""
     """Text to go on from."""
+    chat: bool = False
+    """The prompt is what a user says: put it into the model's chat template, and print the answer alone."""
     infill: str | None = None
     """Text with blanks to fill: _ stands for one token, __ for two, _[20] for twenty, _[2-8] for 2 to 8, of which the
     most likely number is taken."""
@@ -96,6 +98,8 @@ def run(options: Options) -> None:
         raise UsageError(f"--num-samples {options.num_samples}: must be at least 1")
     if options.infill is not None and options.prompt:
         raise UsageError("--prompt and --infill exclude each other: write the prompt into the text with blanks")
+    if options.chat and not options.prompt:
+        raise UsageError("--chat: there is nothing to answer: give --prompt")
 
     from unmask.language_model import load
     from unmask.samplers import Trace
@@ -112,7 +116,8 @@ def run(options: Options) -> None:
             print(json.dumps(generation.to_dict(), ensure_ascii=False))
         else:
             calls = f"{generation.network_calls} network call{'s' if generation.network_calls != 1 else ''}"
-            print(f"{generation.text}\n[{generation.sampler}, seed {seed}: {calls}, {generation.seconds:.2f} s]")
+            text = generation.fills[0].strip() if options.chat else generation.text
+            print(f"{text}\n[{generation.sampler}, seed {seed}: {calls}, {generation.seconds:.2f} s]")
             _print_details(generation)
     if options.trace is not None:
         text = json.dumps({"model": str(options.model), "mask_id": lm.mask_id, "samples": traces}, ensure_ascii=False)
@@ -170,7 +175,7 @@ def _generate(lm: LanguageModel, options: Options, seed: int, on_step: OnStep | 
     common |= {name: value for name in OWN_OPTIONS if (value := getattr(options, name)) not in (None, False)}
     if options.infill is not None:
         return lm.infill(options.infill, **common)
-    return lm.generate(options.prompt, max_new_tokens=options.max_new_tokens, **common)
+    return lm.generate(options.prompt, chat=options.chat, max_new_tokens=options.max_new_tokens, **common)
 
 
 def _watch(lm: LanguageModel, options: Options, seed: int, trace: Trace) -> Generation:
