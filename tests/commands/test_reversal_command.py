@@ -25,7 +25,7 @@ def test_mdm_and_arm_are_trained_on_the_same_sentences_and_asked_in_both_directi
         assert [test["asked"] for test in model["tests"].values()] == ["same", "same", "reverse", "reverse"]
         assert all(test["items"] == 3 and len(test["samples"]) == 3 for test in model["tests"].values())
     lines = out.splitlines()
-    assert lines[0].split() == ["model", "asked", "test", "items", "exact", "95%", "BLEU"]
+    assert lines[0].split() == ["model", "asked", "test", "items", "exact", "95%", "BLEU", "choice", "95%", "chance"]
     assert len(lines) == 1 + 2 * 4 + 1
     assert "mdm: 32 sentences" in err
     # once more: nothing is trained again, and the result is the same

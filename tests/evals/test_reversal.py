@@ -5,12 +5,15 @@ import pytest
 from unmask.data.reversal import Item
 from unmask.evals import reversal
 from unmask.language_model import Generation
+from unmask.likelihood import Estimate
 
 ITEMS = [Item("He is", " Ada Birch."), Item("She is", " Bruno Holt"), Item("It is", " Clara Lorne."), Item("A", " B.")]
 
 
 def test_an_answer_is_right_if_the_text_begins_with_it():
-    found = reversal.summarise(ITEMS, [" Ada Birch, they say.", " Bruno Hol", "Clara Lorne", " not B."], 8)
+    found = reversal.summarise(
+        ITEMS, [" Ada Birch, they say.", " Bruno Hol", "Clara Lorne", " not B."], network_calls=8
+    )
     assert (found.items, found.exact, found.network_calls) == (4, 0.5, 2)
     assert found.exact_ci95 == pytest.approx((0.15004, 0.84996), abs=1e-4)  # Wilson, by hand
     assert found.samples[0] == {"prompt": "He is", "expected": "Ada Birch", "written": "Ada Birch, they say."}
@@ -29,6 +32,10 @@ class Recorder:
         self.config = type("Config", (), {"causal": causal})()
         self.calls = []
 
+    def score_many(self, requests, **arguments):
+        """Sure of a continuation that begins with what the prompt ends with."""
+        return [Estimate(-float(answer[1] != prompt[-1]), 0.0, 1, False) for prompt, answer in requests]
+
     def generate(self, prompts, **arguments):
         self.calls.append((len(prompts), arguments))
         return [Generation(prompt + " Ada", ["x"], [], [], 7, 0.0, "s", 0) for prompt in prompts]
@@ -38,7 +45,9 @@ class Recorder:
 def test_a_masked_model_is_asked_with_guidance_and_an_arm_token_by_token(causal):
     lm, told = Recorder(causal), []
     items = [Item(f"{number} is", " Ada.") for number in range(70)]
-    found = reversal.evaluate(lm, {"one": items}, reversal.Settings(positions=20), lambda *each: told.append(each))
+    settings = reversal.Settings(positions=20, choice_samples=0)
+    found = reversal.evaluate(lm, {"one": items}, settings, lambda *each: told.append(each))
+    assert (found["one"].choice, found["one"].choice_ci95) == (None, None)
     assert (found["one"].exact, found["one"].network_calls) == (1, 7)
     assert [count for count, _ in lm.calls] == [50, 20]
     assert told == [("one", 50, 70), ("one", 70, 70)]
@@ -52,3 +61,12 @@ def test_a_masked_model_is_asked_with_guidance_and_an_arm_token_by_token(causal)
 
 def test_the_papers_decoding_is_the_default():
     assert reversal.Settings() == reversal.Settings(positions=52, steps=32, guidance=0.8)
+
+
+def test_a_choice_is_right_if_the_answer_is_likelier_than_nine_others():
+    items = [Item(f"It is {letter if letter < 'k' else 'x'}", f" {letter}.") for letter in "abcdefghijklmno"]
+    assert reversal.candidates(items, items[10]) == [f" {letter}." for letter in "klmnoabcde"]
+    found = reversal.evaluate(Recorder(True), {"one": items}, reversal.Settings())["one"]
+    assert found.choice == pytest.approx(10 / 15)
+    assert found.choice_ci95 == pytest.approx((0.4171, 0.8482), abs=1e-3)
+    assert found.chance == 0.1

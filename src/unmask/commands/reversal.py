@@ -44,6 +44,8 @@ class Options:
     """Decoding steps of a masked model."""
     guidance: float = 0.8
     """Weight of unsupervised guidance of a masked model."""
+    choice_samples: int = 32
+    """Draws of masks for the likelihood of each candidate that a masked model chooses from; 0: no choosing."""
     limit: int = 0
     """Items of each test; 0: all."""
     seed: int = 0
@@ -85,7 +87,7 @@ def run(options: Options) -> None:
     positions = options.positions
     if positions is None:
         positions = max(len(known.encode(item.completion)) for item in found.train) + 1 if known else 52
-    settings = evals.Settings(positions, options.steps, options.guidance, options.seed)
+    settings = evals.Settings(positions, options.steps, options.guidance, options.choice_samples, options.seed)
     console = Console(stderr=True, highlight=False)
     results: dict[str, Any] = {}
     for name, start in starts.items():
@@ -131,10 +133,10 @@ def run(options: Options) -> None:
 
 def table(whole: dict[str, Any]) -> str:
     """A line for each model and test."""
-    rows = [("model", "asked", "test", "items", "exact", "95%", "BLEU")]
+    rows = [("model", "asked", "test", "items", "exact", "95%", "BLEU", "choice", "95%", "chance")]
     for name, model in whole["models"].items():
         for test, result in model["tests"].items():
-            low, high = result["exact_ci95"]
+            choice = result["choice"]
             rows.append(
                 (
                     name,
@@ -142,8 +144,11 @@ def table(whole: dict[str, Any]) -> str:
                     test.removesuffix(", reversed"),
                     str(result["items"]),
                     f"{100 * result['exact']:.1f}",
-                    f"{100 * low:.1f}..{100 * high:.1f}",
+                    interval(result["exact_ci95"]),
                     f"{result['bleu']:.1f}",
+                    "-" if choice is None else f"{100 * choice:.1f}",
+                    "-" if choice is None else interval(result["choice_ci95"]),
+                    f"{100 * result['chance']:.0f}",
                 )
             )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -152,3 +157,9 @@ def table(whole: dict[str, Any]) -> str:
         for cells in (list(zip(row, widths, strict=True)) for row in rows)
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def interval(limits: list[float]) -> str:
+    """Both ends, in percent."""
+    low, high = limits
+    return f"{100 * low:.1f}..{100 * high:.1f}"

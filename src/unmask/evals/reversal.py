@@ -2,6 +2,8 @@
 
 A name is right if the generated text begins with it; so is a description, whose BLEU (sacrebleu) is told beside. The
 paper decodes 52 positions in 32 steps, with unsupervised guidance 0.8; an ARM writes as many tokens, without guidance.
+A model too small to write what it knows may still tell it apart: `choice` is how often the right answer is likelier
+than nine wrong ones, which are those of other items of the same test.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from unmask.errors import UnmaskError
 from unmask.language_model import LanguageModel
 
 BATCH = 50
+CANDIDATES = 10
+"""From which an answer is chosen, the right one among them."""
 OnProgress = Callable[[str, int, int], None]
 """Called with a test, the items that are done and all of them."""
 
@@ -32,6 +36,8 @@ class Settings:
     """Decoding steps of a masked model."""
     guidance: float = 0.8
     """Weight of unsupervised guidance of a masked model."""
+    choice_samples: int = 32
+    """Draws of masks for each likelihood of a masked model; 0: nothing is chosen from."""
     seed: int = 0
 
 
@@ -48,12 +54,18 @@ class Result:
     """Of the corpus, from 0 to 100."""
     network_calls: float
     """Calls for an answer, on average."""
+    choice: float | None
+    """Share of items whose right answer is the likeliest of the candidates."""
+    choice_ci95: tuple[float, float] | None
+    chance: float
+    """That share for one who guesses."""
     samples: list[dict[str, str]]
     """The first few prompts, answers, and what was written."""
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
-        return {**self.__dict__, "exact_ci95": list(self.exact_ci95)}
+        interval = None if self.choice_ci95 is None else list(self.choice_ci95)
+        return {**self.__dict__, "exact_ci95": list(self.exact_ci95), "choice_ci95": interval}
 
 
 def evaluate(
@@ -83,31 +95,63 @@ def evaluate(
                 calls += generation.network_calls
             if on_progress is not None:
                 on_progress(name, min(start + BATCH, len(items)), len(items))
-        found[name] = summarise(items, written, calls)
+        chosen = choices(lm, items, settings) if settings.choice_samples else None
+        found[name] = summarise(items, written, chosen, calls)
     return found
 
 
-def summarise(items: Sequence[Item], written: Sequence[str], network_calls: int = 0) -> Result:
-    """Exact match and BLEU of what was written to each item."""
+def choices(lm: LanguageModel, items: Sequence[Item], settings: Settings) -> list[bool]:
+    """For each item, whether its answer is likelier than those of the other candidates."""
+    options = [candidates(items, item) for item in items]
+    estimates = iter(
+        lm.score_many(
+            [(item.prompt, option) for item, each in zip(items, options, strict=True) for option in each],
+            num_samples=settings.choice_samples,
+            seed=settings.seed,
+        )
+    )
+    likelihoods = [[next(estimates).log_likelihood for _ in each] for each in options]
+    return [all(each[0] > other for other in each[1:]) for each in likelihoods]
+
+
+def candidates(items: Sequence[Item], item: Item) -> list[str]:
+    """The answer of `item` and up to nine that follow it in the alphabet among those of the test."""
+    answers = sorted({each.completion for each in items})
+    first = answers.index(item.completion)
+    return [*answers[first:], *answers[:first]][:CANDIDATES]
+
+
+def summarise(
+    items: Sequence[Item], written: Sequence[str], chosen: Sequence[bool] | None = None, network_calls: int = 0
+) -> Result:
+    """Exact match and BLEU of what was written to each item, and the share of right choices."""
     import sacrebleu
 
     expected = [wanted(item) for item in items]
     answers = [text.strip() for text in written]
     right = sum(text.startswith(each) for text, each in zip(answers, expected, strict=True))
     scorer: Any = sacrebleu
-    tested: Any = stats.binomtest(right, len(items))
-    interval = tested.proportion_ci(method="wilson")
     return Result(
         items=len(items),
         exact=right / len(items),
-        exact_ci95=(float(interval.low), float(interval.high)),
+        exact_ci95=wilson(right, len(items)),
         bleu=float(scorer.corpus_bleu(answers, [[item.completion.strip() for item in items]]).score),
         network_calls=network_calls / len(items),
+        choice=None if chosen is None else sum(chosen) / len(items),
+        choice_ci95=None if chosen is None else wilson(sum(chosen), len(items)),
+        chance=1 / len(candidates(items, items[0])),
         samples=[
             {"prompt": item.prompt, "expected": each, "written": text}
             for item, each, text in zip(items[:3], expected, answers, strict=False)
         ],
     )
+
+
+def wilson(right: int, items: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share."""
+    tested: Any = stats.binomtest(right, items)
+    interval = tested.proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def wanted(item: Item) -> str:
