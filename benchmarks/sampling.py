@@ -11,6 +11,9 @@ run the same network with random weights (the paper's init; weights change no ti
 - blanks: 20 masks in a row of 256 or 1,024 tokens with 256 steps; the reference is stopped after `--blank-steps` and
   its time multiplied, as all its steps cost the same.
 
+Caches: blocks of 16 tokens, 64 steps in all, ours with a cache against ours without: a block-causal network's, which is
+exact (the same tokens, checked here), and the approximate one of a bidirectional network (refresh after 16 tokens).
+
 The ARM: with our cache, without any, and transformers' `generate` with its cache on the same weights; greedy, the same
 tokens (checked here). Medians of as many runs as fit into `--budget` seconds a side, three at most, sides in turn.
 
@@ -30,6 +33,7 @@ from pathlib import Path
 import torch
 
 from unmask import guidance, llama_names, machine, samplers, seeding
+from unmask.cached_logits import ApproximateLogits, BlockCausalLogits
 from unmask.config import ModelConfig
 from unmask.model import Transformer
 from unmask.network_logits import CausalLogits, MaskedLogits
@@ -39,7 +43,7 @@ VOCABULARY, CONTEXT = 32000, 1024
 MASK = VOCABULARY
 
 
-def network(size: str, causal: bool) -> Transformer:
+def network(size: str, causal: bool, block: int = 0) -> Transformer:
     shape = FAMILY[size]
     model = Transformer(
         ModelConfig(
@@ -51,6 +55,7 @@ def network(size: str, causal: bool) -> Transformer:
             context_length=CONTEXT,
             mask_id=None if causal else MASK,
             causal=causal,
+            block_length=block,
         )
     )
     model.init_weights(seeding.generator(0, "init"))
@@ -168,6 +173,31 @@ def blanks_case(model, budget: float, *, length: int, blanks: int, steps: int, o
     }
 
 
+def cache_case(size: str, budget: float, *, prompt: int, new: int, block: int, steps: int, exact: bool) -> dict:
+    """A block-causal network with its exact cache, or a bidirectional one with the approximate `block` cache."""
+    model = network(size, causal=False, block=block if exact else 0)
+    tokens_BL = canvas(prompt, new, 1)
+
+    def fill(logits_fn):
+        return samplers.SAMPLERS["block"](
+            logits_fn,
+            tokens_BL,
+            mask_id=MASK,
+            steps=steps,
+            temperature=0.0,
+            generator=seeding.generator(0, "sample"),
+            block_length=block,
+        ).tokens_BL
+
+    def cached():
+        of = BlockCausalLogits.of if exact else ApproximateLogits.of
+        return fill(of(model, *tokens_BL.shape))
+
+    seconds, returned = timed({"no cache": lambda: fill(MaskedLogits(model)), "ours": cached}, budget)
+    same = (returned["ours"] == returned["no cache"]).double().mean().item()
+    return {**report(seconds, new), "same_tokens": same}
+
+
 @torch.no_grad()
 def without_cache(model, tokens_BL: torch.Tensor, prompt: int) -> torch.Tensor:
     """Greedy: the whole text goes through the network for each token."""
@@ -248,6 +278,8 @@ CASES = {
     "greedy batch 8": masked("greedy", 16, 8, 16),
     "blanks 256": {"length": 256, "blanks": 20, "steps": 256},
     "blanks 1024": {"length": 1024, "blanks": 20, "steps": 256},
+    "cache, exact": {"prompt": 16, "new": 256, "block": 16, "steps": 64, "exact": True},
+    "cache, approximate": {"prompt": 16, "new": 256, "block": 16, "steps": 64, "exact": False},
     "arm": {"prompt": 16, "new": 128, "batch": 1},
     "arm batch 8": {"prompt": 16, "new": 64, "batch": 8},
 }
@@ -275,6 +307,8 @@ def main() -> None:
         case = CASES[name]
         if name.startswith("arm"):
             found = arm_case(arm, options.budget, **case)
+        elif name.startswith("cache"):
+            found = cache_case(options.size, options.budget, **case)
         elif name.startswith("blanks"):
             found = blanks_case(mdm, options.budget, **case, only=options.blank_steps)
         else:
