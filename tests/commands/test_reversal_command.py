@@ -24,6 +24,8 @@ def test_mdm_and_arm_are_trained_on_the_same_sentences_and_asked_in_both_directi
     for model in whole["models"].values():
         assert [test["asked"] for test in model["tests"].values()] == ["same", "same", "reverse", "reverse"]
         assert all(test["items"] == 3 and len(test["samples"]) == 3 for test in model["tests"].values())
+    # of four items about two people, three are asked, about both
+    assert {test["chance"] for test in whole["models"]["mdm"]["tests"].values()} == {0.5}
     lines = out.splitlines()
     assert lines[0].split() == ["model", "asked", "test", "items", "exact", "95%", "BLEU", "choice", "95%", "chance"]
     assert len(lines) == 1 + 2 * 4 + 1

@@ -47,7 +47,7 @@ class Options:
     choice_samples: int = 32
     """Draws of masks for the likelihood of each candidate that a masked model chooses from; 0: no choosing."""
     limit: int = 0
-    """Items of each test; 0: all."""
+    """Items of each test, spread evenly over it; 0: all."""
     seed: int = 0
     """Of the data that are generated, of the weights and of the order."""
     json: bool = False
@@ -60,6 +60,7 @@ def run(options: Options) -> None:
 
     from unmask.data import reversal as data
     from unmask.data.digests import write_atomically
+    from unmask.evals import perplexity
     from unmask.evals import reversal as evals
     from unmask.language_model import load
     from unmask.recipes import reversal as recipe
@@ -72,7 +73,10 @@ def run(options: Options) -> None:
     if options.limit < 0:
         raise UsageError(f"--limit {options.limit}: must not be negative")
     found = data.generate(options.people, options.seed) if options.data is None else data.read(options.data)
-    tests = {name: items[: options.limit or None] for name, items in found.tests.items()}
+    tests = {
+        name: [items[index] for index in perplexity.spread(len(items), options.limit or len(items))]
+        for name, items in found.tests.items()
+    }
     options.out.mkdir(parents=True, exist_ok=True)
     file = recipe.sentences(found, options.out / "sentences.jsonl")
     new = not options.models
