@@ -24,7 +24,7 @@ class Network(Waves):
         self.config = ModelConfig(**shape, vocab_size=4, mask_id=4, context_length=LENGTH)
         self.counts = []
 
-    def __call__(self, tokens_BL, select_BL=None):
+    def __call__(self, tokens_BL, select_BL=None, *, present_BL=None):
         self.counts += (tokens_BL == 4).sum(dim=1).tolist()
         return super().__call__(tokens_BL, select_BL)
 
