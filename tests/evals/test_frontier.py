@@ -114,3 +114,7 @@ def test_a_specification_has_a_sampler_its_options_and_a_cache():
 def test_a_grid_that_makes_no_sense_is_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         grid(*arguments)
+
+
+def test_a_setting_without_a_figure_does_not_hide_a_better_one_of_the_same_time():
+    assert frontier.pareto([1.0, 1.0, 1.0], [1.0, math.nan, 0.0]) == [2]

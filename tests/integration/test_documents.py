@@ -166,4 +166,4 @@ def test_the_commands_of_a_guide_on_one_subject_are_understood(guide: str, monke
     assert found
     for command in found:
         with pytest.raises(Understood):
-            cli.main(shlex.split(command)[1:])
+            cli.main(shlex.split(command.split(" > ")[0])[1:])

@@ -190,7 +190,8 @@ def speedups(found: Sequence[Measured], seed: int = 0) -> list[Speedup]:
 
 def pareto(times: Sequence[float], losses: Sequence[float]) -> list[int]:
     """The indices of the points than which none is both faster and better, from the fastest on; nan is never one."""
-    order = sorted((time, loss, index) for index, (time, loss) in enumerate(zip(times, losses, strict=True)))
+    points = [(time, loss, index) for index, (time, loss) in enumerate(zip(times, losses, strict=True))]
+    order = sorted(point for point in points if not np.isnan(point[1]))  # nan has no place in an order
     best, found = np.inf, list[int]()
     for _, loss, index in order:
         if loss < best:
