@@ -140,7 +140,7 @@ class Transformer(nn.Module):
             return _moved_right(self._states(tokens_BL, None, cache, present_BL, clean_BL, attend_LL))
         needed_BL = _one_before(select_BL)
         states_ND = self._states(tokens_BL, needed_BL, cache, present_BL, clean_BL, attend_LL)
-        row_BL = needed_BL.flatten().cumsum(0).view(needed_BL.shape) - 1  # of each needed state
+        row_BL = _row_of_each(needed_BL)
         return states_ND[_moved_right(row_BL)[select_BL]]
 
     def recompute(
@@ -159,7 +159,7 @@ class Transformer(nn.Module):
         """
         if self.config.shifted:
             needed_BL = _one_before(select_BL)
-            row_BL = needed_BL.flatten().cumsum(0).view(needed_BL.shape) - 1
+            row_BL = _row_of_each(needed_BL)
             states_ND = self._recomputed(tokens_BL, compute_BL | needed_BL, needed_BL, cache, present_BL)
             return F.linear(states_ND[_moved_right(row_BL)[select_BL]], self.head_weight)
         states_SD = self._recomputed(tokens_BL, compute_BL | select_BL, select_BL, cache, present_BL)
@@ -185,8 +185,8 @@ class Transformer(nn.Module):
             tokens_BL = torch.cat([tokens_BL, clean_BL], dim=1)
             select_BL = torch.cat([select_BL, torch.zeros_like(select_BL)], dim=1)
             present_BL = None if present_BL is None else torch.cat([present_BL, present_BL], dim=1)
-            position_T, clean_T = position_T.repeat(2), position_T.repeat(2) >= 0
-            clean_T[:stop] = False
+            position_T = position_T.repeat(2)
+            clean_T = torch.arange(2 * stop, device=tokens_BL.device) >= stop
         visibility = Visibility(self.config, position_T, clean_T, present_BL, attend_LL)
         new = tokens_BL.shape[1]
         cos_LE, sin_LE = self.rotary_cos_CE[position_T[-new:]], self.rotary_sin_CE[position_T[-new:]]
@@ -219,8 +219,7 @@ class Transformer(nn.Module):
         """The last block's states (S, D), normed, of the selected positions; see `recompute`."""
         length = tokens_BL.shape[1]
         compute, select = Selection.of(compute_BL), Selection.of(select_BL)
-        place_BL = compute_BL.flatten().cumsum(0).view(compute_BL.shape) - 1
-        place_S = place_BL[select_BL]  # of the selected positions among the computed ones
+        place_S = _row_of_each(compute_BL)[select_BL]  # of the selected positions among the computed ones
         visibility = Visibility(self.config, torch.arange(length, device=tokens_BL.device), None, present_BL)
         cos_NE, sin_NE = self.rotary_cos_CE[compute.position_S], self.rotary_sin_CE[compute.position_S]
         seen = visibility.of(compute.padded(compute.position_S))
@@ -328,7 +327,7 @@ class Attention(nn.Module):
         cache: LayerCache | None,
         select: Selection | None,
     ) -> Tensor:
-        """(B, L, D), or (S, D) with a `select`; `attend_LL` as in `Transformer.hidden`."""
+        """(B, L, D), or (S, D) with a `select`."""
         if select is not None:
             return self._selected(x_BLD, cos_LE, sin_LE, seen, cache, select)
         qkv_BLGE = self._heads(self.qkv(x_BLD))
@@ -433,6 +432,11 @@ def _one_before(select_BL: Tensor) -> Tensor:
     before_BL = torch.cat([select_BL[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
     before_BL[:, :1] |= select_BL[:, :1]
     return before_BL
+
+
+def _row_of_each(select_BL: Tensor) -> Tensor:
+    """Where each selected position stands among the selected ones of all rows."""
+    return select_BL.flatten().cumsum(0).view(select_BL.shape) - 1
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
