@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import lzma
 
-from unmask import seeding
-from unmask.config import ModelConfig
+import tiny_models
 from unmask.data import tokenizer as tokenizers
-from unmask.language_model import LanguageModel
-from unmask.model import Transformer
 
 PIQA = [
     {"goal": f"open box {i}", "sol1": "lift lid", "sol2": "eat it" if i % 2 else "burn the lid", "label": i % 2}
@@ -36,17 +33,4 @@ def data_folder(root):
 
 
 def language_model(*, causal, context_length=128):
-    tokenizer = tokenizers.byte_level()
-    config = ModelConfig(
-        n_layer=1,
-        n_head=2,
-        n_embd=16,
-        intermediate_size=32,
-        vocab_size=tokenizer.vocab_size,
-        context_length=context_length,
-        mask_id=None if causal else tokenizer.mask_id,
-        causal=causal,
-    )
-    model = Transformer(config)
-    model.init_weights(seeding.generator(0, "init"))
-    return LanguageModel(model, tokenizer, "arm" if causal else "mdm")
+    return tiny_models.language_model(tokenizers.byte_level(), causal=causal, context_length=context_length)

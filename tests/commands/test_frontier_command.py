@@ -5,15 +5,13 @@ import html.parser
 import json
 
 import pytest
-import torch
 
-from unmask import cli, seeding
-from unmask.config import ModelConfig
+from tiny_models import language_model
+from unmask import cli
 from unmask.data import tokenizer as tokenizing
 from unmask.evals import frontier
 from unmask.evals.frontier_settings import Setting
-from unmask.language_model import LanguageModel, load
-from unmask.model import Transformer
+from unmask.language_model import load
 
 WORDS = ["The cat sat on the mat, and the dog sat beside the cat."] * 20
 
@@ -24,23 +22,8 @@ def place(tmp_path_factory):
     tokenizers = {"": tokenizing.train_bpe(iter(WORDS), 280), "-bytes": tokenizing.byte_level()}
     for suffix, tokenizer in tokenizers.items():
         for name in ("mdm", "arm"):
-            config = ModelConfig(
-                n_layer=1,
-                n_head=2,
-                n_embd=16,
-                intermediate_size=32,
-                vocab_size=tokenizer.vocab_size,
-                context_length=32,
-                mask_id=None if name == "arm" else tokenizer.mask_id,
-                causal=name == "arm",
-            )
-            model = Transformer(config)
-            model.init_weights(seeding.generator(0, "init"))
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    if parameter.ndim == 2:
-                        parameter.mul_(3)
-            LanguageModel(model, tokenizer, name).save(place / (name + suffix))
+            lm = language_model(tokenizer, causal=name == "arm", context_length=32, sharpened=True)
+            lm.save(place / (name + suffix))
     (place / "prompts.txt").write_text("The cat\n\nThe dog sat\n")
     (place / "empty.txt").write_text("\n")
     return place

@@ -6,34 +6,22 @@ import math
 import pytest
 import torch
 
-from unmask import cli, seeding
-from unmask.config import ModelConfig
+from tiny_models import language_model
+from unmask import cli
 from unmask.data import tokenizer as tokenizing
 from unmask.data.prepare import PrepareOptions, prepare
 from unmask.evals import held_out
 from unmask.evals.held_out import Windows
-from unmask.language_model import LanguageModel, load
-from unmask.model import Transformer
+from unmask.language_model import load
 
 SPEECH = "Fellow citizens of the Senate and of the House of Representatives: our Union is strong.\n"
 
 
 def save(directory, tokenizer, causal, weight=None):
-    config = ModelConfig(
-        n_layer=1,
-        n_head=2,
-        n_embd=16,
-        intermediate_size=32,
-        vocab_size=tokenizer.vocab_size,
-        context_length=64,
-        mask_id=None if causal else tokenizer.mask_id,
-        causal=causal,
-    )
-    model = Transformer(config)
-    model.init_weights(seeding.generator(0, "init"))
+    lm = language_model(tokenizer, causal=causal)
     if weight is not None:
-        torch.nn.init.constant_(model.norm.weight, weight)
-    LanguageModel(model, tokenizer, "arm" if causal else "mdm").save(directory)
+        torch.nn.init.constant_(lm.model.norm.weight, weight)
+    lm.save(directory)
 
 
 @pytest.fixture(scope="module")

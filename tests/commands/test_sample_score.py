@@ -5,28 +5,14 @@ import math
 
 import pytest
 
-from unmask import cli, seeding
-from unmask.config import ModelConfig
+from tiny_models import language_model
+from unmask import cli
 from unmask.data import tokenizer as tokenizers
-from unmask.language_model import LanguageModel, load
-from unmask.model import Transformer
+from unmask.language_model import load
 
 
 def save(directory, causal):
-    tokenizer = tokenizers.byte_level()
-    config = ModelConfig(
-        n_layer=1,
-        n_head=2,
-        n_embd=16,
-        intermediate_size=32,
-        vocab_size=tokenizer.vocab_size,
-        context_length=64,
-        mask_id=None if causal else tokenizer.mask_id,
-        causal=causal,
-    )
-    model = Transformer(config)
-    model.init_weights(seeding.generator(0, "init"))
-    LanguageModel(model, tokenizer, "arm" if causal else "mdm").save(directory)
+    language_model(tokenizers.byte_level(), causal=causal).save(directory)
     return str(directory)
 
 

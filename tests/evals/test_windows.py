@@ -6,37 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from unmask import likelihood, seeding
-from unmask.config import ModelConfig
+from tiny_models import language_model
+from unmask import likelihood
 from unmask.data import tokenizer as tokenizing
 from unmask.errors import UsageError
 from unmask.evals import held_out
 from unmask.evals.held_out import Windows
-from unmask.language_model import LanguageModel
-from unmask.model import Transformer
 
 TEXT = "Fellow citizens, the state of our Union is strong. Überall größere Bäume. "
 
 
 def build(causal, context=16):
-    tokenizer = tokenizing.byte_level()
-    config = ModelConfig(
-        n_layer=1,
-        n_head=2,
-        n_embd=16,
-        intermediate_size=32,
-        vocab_size=tokenizer.vocab_size,
-        context_length=context,
-        mask_id=None if causal else tokenizer.mask_id,
-        causal=causal,
-    )
-    model = Transformer(config)
-    model.init_weights(seeding.generator(0, "init"))
-    with torch.no_grad():  # the paper's init is nearly uniform
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(3)
-    return LanguageModel(model, tokenizer, "arm" if causal else "mdm")
+    return language_model(tokenizing.byte_level(), causal=causal, context_length=context, sharpened=True)
 
 
 @pytest.fixture(scope="module")
