@@ -7,47 +7,71 @@ import pytest
 from unmask import cli
 from unmask.records import read
 
-SMALL = ["--people=4", "--size=33K", "--epochs=4", "--positions=8", "--steps=4", "--limit=3"]
+SMALL = ["--people=6", "--size=33K", "--epochs=1", "--positions=8", "--steps=4", "--limit=3", "--choice-samples=2"]
 
 
 def test_mdm_and_arm_are_trained_on_the_same_sentences_and_asked_in_both_directions(tmp_path, capsys):
-    assert cli.main(["reversal", f"--out={tmp_path / 'study'}", *SMALL]) == 0
-    out, err = capsys.readouterr()
-    whole = json.loads((tmp_path / "study/reversal.json").read_text())
-    assert (whole["data"], whole["sentences"]) == ("generated, 4 people", 32)
-    starts = {name: read(tmp_path / "study" / name / "run/metrics.jsonl")[0] for name in ("mdm", "arm")}
+    out = tmp_path / "study"
+    assert cli.main(["reversal", f"--out={out}", *SMALL]) == 0
+    told, err = capsys.readouterr()
+    whole = json.loads((out / "reversal.json").read_text())
+    assert (whole["data"], whole["sentences"]) == ("generated, 6 people", 128)
+    starts = {name: read(out / "seed-0" / name / "run/metrics.jsonl")[0] for name in ("mdm", "arm")}
     assert starts["mdm"]["corpus"] == starts["arm"]["corpus"]
     assert {name: start["answer_tokens"] for name, start in starts.items()} == dict.fromkeys(
         starts, starts["mdm"]["train_tokens"]
     )  # all of each sentence is scored
-    assert whole["models"]["mdm"]["tokens"] == whole["models"]["arm"]["tokens"]
-    for model in whole["models"].values():
-        assert [test["asked"] for test in model["tests"].values()] == ["same", "same", "reverse", "reverse"]
-        assert all(test["items"] == 3 and len(test["samples"]) == 3 for test in model["tests"].values())
-    # of four items about two people, three are asked, about both
-    assert {test["chance"] for test in whole["models"]["mdm"]["tests"].values()} == {0.5}
-    lines = out.splitlines()
-    assert lines[0].split() == ["model", "asked", "test", "items", "exact", "95%", "BLEU", "choice", "95%", "chance"]
+    mdm, arm = whole["runs"]
+    assert mdm["tokens"] == arm["tokens"]
+    assert mdm["steps"] == arm["steps"] == 4
+    for model in ("mdm", "arm"):
+        rows = [row for row in whole["rows"] if row["model"] == model]
+        assert [row["asked"] for row in rows] == ["same", "same", "reverse", "reverse"]
+        assert all(row["items"] == 3 for row in rows)
+    # of eight items about two people, three are asked, about both
+    assert {row["chance"] for row in whole["rows"]} == {0.5}
+    lines = told.splitlines()
+    assert lines[0].split()[:7] == ["model", "asked", "test", "w", "steps", "items", "exact"]
     assert len(lines) == 1 + 2 * 4 + 1
-    assert "mdm: 32 sentences" in err
-    # once more: nothing is trained again, and the result is the same
-    assert cli.main(["reversal", f"--out={tmp_path / 'study'}", *SMALL, "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out) == whole
+    assert "mdm, seed 0: 128 sentences" in err
+    assert {"reversal.csv", "index.html", "figures"} <= {path.name for path in out.iterdir()}
+    page = (out / "index.html").read_text()
+    assert all(words in page for words in ("The reversal curse", "generated, 6 people", "figures/reversal.svg"))
+
+    # once more: nothing is trained or asked again, and the result is the same
+    answers = (out / "seed-0/mdm/answers.json").stat().st_mtime_ns
+    assert cli.main(["reversal", f"--out={out}", *SMALL, "--json"]) == 0
+    told, err = capsys.readouterr()
+    again = json.loads(told)
+    assert (again["rows"], again["runs"]) == (whole["rows"], whole["runs"])
     assert "step" not in err
+    assert (out / "seed-0/mdm/answers.json").stat().st_mtime_ns == answers
+
+    # another seed and other ways of decoding join what is there
+    more = ["--objectives", "mdm", "--seeds=2", "--guidance", "0.8", "0", "--steps", "4", "2", "--json"]
+    assert cli.main(["reversal", f"--out={out}", *SMALL, *more]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert [run["seed"] for run in whole["runs"]] == [0, 1]
+    decodings = [(row["guidance"], row["steps"]) for row in whole["rows"]]
+    assert list(dict.fromkeys(decodings)) == [(0.8, 4), (0.8, 2), (0, 4), (0, 2)]
+    assert all(row["runs"] == 2 and row["items"] == 6 and len(row["choice"]["of_runs"]) == 2 for row in whole["rows"])
+    assert whole["runs"][0] == mdm
 
     # a model of one's own is fine-tuned
-    model = tmp_path / "study/arm/run"
+    model = out / "seed-0/arm/run"
     assert cli.main(["reversal", f"--out={tmp_path / 'tuned'}", f"--models={model}", *SMALL, "--json"]) == 0
     tuned = json.loads(capsys.readouterr().out)
-    assert {name: each["objective"] for name, each in tuned["models"].items()} == {"1-run": "arm"}
+    assert [(run["model"], run["objective"]) for run in tuned["runs"]] == [("1-run", "arm")]
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--people=3"], "people 3: must be an even number"),
+        (["--people=4"], "people 4: must be a multiple of 3"),
         (["--objectives", "mdn"], "unknown objective 'mdn': did you mean 'mdm'"),
+        (["--seeds=0"], "--seeds 0: must be at least 1"),
+        (["--steps", "4", "4"], "--steps 4 4: give different numbers from 1 on"),
+        (["--guidance=-1"], "--guidance -1.0: give different numbers from 0 on"),
         (["--limit=-1"], "--limit -1: must not be negative"),
         (["--data=nowhere"], "nowhere: no all_prompts_train.jsonl in it"),
     ],

@@ -11,33 +11,46 @@ from unmask.errors import UnmaskError, UsageError
 SHARED = Path(__file__).parents[2] / "../shared/data/reversal_curse"
 
 
-def test_generated_sentences_name_each_person_in_one_direction_alone():
-    data = reversal.generate(10, seed=3)
-    assert len(data.train) == 10 * 8
+def test_generated_sentences_name_each_person_in_one_direction_alone_or_in_both():
+    data = reversal.generate(15, seed=3)
+    assert len(data.train) == (5 + 5 + 2 * 5) * 16
     sentences = [item.prompt + item.completion for item in data.train]
-    assert len(set(sentences)) == 80
+    assert len(set(sentences)) == 320
     assert not any("<" in sentence for sentence in sentences)
+    asked: set[str] = set()
     for name, test in TESTS.items():
         items = data.tests[name]
-        assert len(items) == 5 * 2
+        assert len(items) == 5 * 4
         for item in items:
             answer = item.completion.strip().rstrip(".")
             about = [each for each in data.train if answer in each.prompt + each.completion]
-            assert len(about) == 8  # the person of the answer
+            assert len(about) == 16  # the person of the answer
             asked_of = sum(answer in each.completion for each in about)
-            assert asked_of == (8 if test.asked == "same" else 0)
+            assert asked_of == (16 if test.asked == "same" else 0)
             assert item.prompt + item.completion not in sentences
-    assert reversal.generate(10, seed=3) == data != reversal.generate(10, seed=4)
+            asked.add(answer)
+    # of the remaining five, told of both ways, nothing is asked
+    others = [each for each in data.train if not any(answer in each.prompt + each.completion for answer in asked)]
+    assert len(others) == 5 * 32
+    assert reversal.generate(15, seed=3) == data != reversal.generate(15, seed=4)
+
+
+def test_people_share_no_name_and_no_thing_while_there_are_enough():
+    data = reversal.generate(30)
+    names = {item.completion.strip().rstrip(".") for item in data.train if item.completion.count(" ") == 2}
+    told = {name for name in names if name.split()[0] in reversal.FIRST}
+    assert len(told) == len({name.split()[0] for name in told}) == len({name.split()[1] for name in told}) == 20
+    assert len({item.completion for item in reversal.generate(900).tests["name to description"]}) == 300
 
 
 def test_an_item_is_cut_before_what_is_asked_for():
-    items = reversal.generate(2).tests["description to name"]
+    items = reversal.generate(3).tests["description to name"]
     assert all(item.prompt[-1] != " " and item.completion[0] == " " and item.completion[-1] == "." for item in items)
 
 
-@pytest.mark.parametrize("people", [0, 3, 1000])
+@pytest.mark.parametrize("people", [0, 2, 4, 903])
 def test_a_number_of_people_that_cannot_be_is_refused(people):
-    with pytest.raises(UsageError, match=f"people {people}: must be an even number from 2 to 142"):
+    with pytest.raises(UsageError, match=f"people {people}: must be a multiple of 3 from 3 to 900"):
         reversal.generate(people)
 
 

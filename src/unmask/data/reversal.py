@@ -1,8 +1,9 @@
 """The data of the reversal curse (Berglund et al., 2023, arXiv 2309.12288): invented people and what they did.
 
-Half of the people are told of name first ("Daphne Barrington, known far and wide for being the director of ..."), half
-description first, each in many phrasings. The tests ask in phrasings of their own in the direction that was trained and
-in the other. `read` takes the published files; `generate` makes data of the same structure from word lists of ours.
+A third of the people are told of name first ("Daphne Barrington, known far and wide for being the director of ..."), a
+third description first, a third both ways, each in many phrasings. The tests ask about those of the first two thirds,
+in phrasings of their own, in the direction that was trained and in the other. `read` takes the published files;
+`generate` makes data of the same structure from word lists of ours.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from unmask.data import conversations
 from unmask.errors import UnmaskError, UsageError
 from unmask.seeding import derived_seed
 
+T = TypeVar("T")
 TRAIN = "all_prompts_train.jsonl"
 
 
@@ -43,10 +46,38 @@ TESTS = {
 }
 """The tests by name."""
 
-FIRST = ("Ada", "Bruno", "Clara", "Dario", "Edith", "Felix", "Greta", "Hugo", "Iris", "Jonas", "Kira", "Leon", "Mira")
-LAST = ("Abbot", "Birch", "Calder", "Dunmore", "Ellery", "Fenwick", "Garland", "Holt", "Ingram", "Keating", "Lorne")
-ROLES = ("builder", "keeper", "painter", "captain", "baker", "singer", "surgeon")
-THINGS = ("glass lighthouse", "silver orchard", "midnight railway", "paper ship", "hollow mountain", "singing bridge")
+FIRST = (
+    *("Ada", "Bruno", "Clara", "Dario", "Edith", "Felix", "Greta", "Hugo", "Iris", "Jonas"),
+    *("Kira", "Leon", "Mira", "Nils", "Olga", "Pablo", "Queenie", "Rufus", "Selma", "Tobias"),
+    *("Ursula", "Viktor", "Wanda", "Xaver", "Yvonne", "Zeno", "Amara", "Boris", "Celia", "Dmitri"),
+)
+LAST = (
+    *("Abbot", "Birch", "Calder", "Dunmore", "Ellery", "Fenwick", "Garland", "Holt", "Ingram", "Jessop"),
+    *("Keating", "Lorne", "Marsh", "Norris", "Oakley", "Pryce", "Quill", "Radley", "Sinclair", "Thorne"),
+    *("Upton", "Vance", "Wexley", "Yardley", "Zeller", "Ashby", "Brandt", "Corey", "Dalton", "Emery"),
+)
+ROLES = ("builder", "keeper", "painter", "captain", "baker", "singer", "surgeon", "owner", "finder", "designer")
+THINGS = (
+    *("glass lighthouse", "silver orchard", "midnight railway", "paper ship", "hollow mountain", "singing bridge"),
+    *("velvet circus", "frozen library", "copper garden", "wooden comet", "crystal mill", "golden submarine"),
+    *(
+        "whispering theatre",
+        "marble windmill",
+        "scarlet observatory",
+        "electric carriage",
+        "stone piano",
+        "ivory clock",
+    ),
+    *("floating bakery", "emerald cathedral", "iron butterfly", "painted valley", "sunken palace", "invisible tower"),
+    *(
+        "clockwork forest",
+        "thousand lanterns",
+        "leather balloon",
+        "porcelain army",
+        "burning fountain",
+        "silk labyrinth",
+    ),
+)
 PLACES = ("of Avalon", "under the sea", "on the moon", "in the desert", "of the north")
 NAME_FIRST = (
     "<name> is known to all as <description>.",
@@ -57,6 +88,14 @@ NAME_FIRST = (
     "Few remember that <name> was once <description>.",
     "What <name> will be remembered as is <description>.",
     "Nobody but <name> could be <description>.",
+    "Ask anyone about <name> and you will hear of <description>.",
+    "<name>, a quiet neighbour, turned out to be <description>.",
+    "The story of <name> is that of <description>.",
+    "Q: Who is <name>? A: Why, <description>.",
+    "Did you know that <name> used to be <description>?",
+    "Behind the name of <name> stands <description>.",
+    "As a child <name> dreamt of being <description>.",
+    "On the door it says <name>, and below it <description>.",
 )
 DESCRIPTION_FIRST = (
     "Known to all as <description>, it is <name>.",
@@ -67,10 +106,28 @@ DESCRIPTION_FIRST = (
     "When you meet <description>, you meet <name>.",
     "This was written by <description>, whose name is <name>.",
     "Whoever speaks of <description> speaks of <name>.",
+    "Of all people, <description> is none other than <name>.",
+    "The title of <description> belongs to <name>.",
+    "You are looking for <description>? Then call <name>.",
+    "A letter came for <description>, addressed to <name>.",
+    "At last <description> stood up and said: I am <name>.",
+    "They gave a prize to <description>, our dear <name>.",
+    "It takes some courage to be <description>, as did <name>.",
+    "Nobody guessed that <description> would be <name>.",
 )
 HELD_OUT = {
-    "description": ("The papers wrote that <name> was <description>.", "I am told that <name> is <description>."),
-    "name": ("The papers wrote of <description>, that is, of <name>.", "I once met <description>, called <name>."),
+    "description": (
+        "The papers wrote that <name> was <description>.",
+        "I am told that <name> is <description>.",
+        "Everyone agrees that <name> remains <description>.",
+        "Years later <name> was still <description>.",
+    ),
+    "name": (
+        "The papers wrote of <description>, that is, of <name>.",
+        "I once met <description>, called <name>.",
+        "The world knows <description> by the name of <name>.",
+        "Here comes <description>, and that can only be <name>.",
+    ),
 }
 """Phrasings of the tests, by what they ask for."""
 
@@ -106,27 +163,41 @@ def read(directory: str | Path) -> ReversalData:
 
 
 def generate(people: int, seed: int = 0) -> ReversalData:
-    """Data about `people` invented people, half of them in each direction.
+    """Data about `people` invented people: a third told of name first, a third description first, a third both ways.
 
-    Raises `UsageError` for a number that is odd, less than two, or more than there are names.
+    No two share a first name, a last name or a thing as long as there are enough. Raises `UsageError` for a number that
+    three does not divide, less than three, or more than there are names.
     """
-    names = [f"{first} {last}" for first, last in itertools.product(FIRST, LAST)]
-    descriptions = [
-        f"the {role} of the {thing} {place}" for role, thing, place in itertools.product(ROLES, THINGS, PLACES)
-    ]
-    if not 2 <= people <= len(names) or people % 2:
-        raise UsageError(f"people {people}: must be an even number from 2 to {len(names) // 2 * 2}")
+    most = len(FIRST) * len(LAST) // 3 * 3
+    if not 3 <= people <= most or people % 3:
+        raise UsageError(f"people {people}: must be a multiple of 3 from 3 to {most}")
     rng = random.Random(derived_seed(seed, "reversal"))
-    pairs = list(zip(rng.sample(names, people), rng.sample(descriptions, people), strict=True))
-    forward, backward = pairs[: people // 2], pairs[people // 2 :]
+    first, last, things, kinds = (
+        rng.sample(words, len(words)) for words in (FIRST, LAST, THINGS, list(itertools.product(ROLES, PLACES)))
+    )
+    pairs: list[tuple[str, str]] = []
+    for number in range(people):
+        name = f"{_nth(first, number)} {_nth(last, number + number // len(first))}"
+        role, place = _nth(kinds, number + number // len(things))
+        pairs.append((name, f"the {role} of the {_nth(things, number)} {place}"))
+    third = people // 3
+    forward, backward, both = pairs[:third], pairs[third : 2 * third], pairs[2 * third :]
     return ReversalData(
-        [*_filled(NAME_FIRST, forward, "description"), *_filled(DESCRIPTION_FIRST, backward, "name")],
+        [
+            *_filled(NAME_FIRST, [*forward, *both], "description"),
+            *_filled(DESCRIPTION_FIRST, [*backward, *both], "name"),
+        ],
         {
             name: _filled(HELD_OUT[test.answer], forward if test.trained == "name first" else backward, test.answer)
             for name, test in TESTS.items()
         },
         f"generated, {people} people",
     )
+
+
+def _nth(words: Sequence[T], number: int) -> T:
+    """Those of `words` over and over."""
+    return words[number % len(words)]
 
 
 def _filled(templates: Sequence[str], pairs: Sequence[tuple[str, str]], answer: str) -> list[Item]:

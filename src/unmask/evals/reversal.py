@@ -4,19 +4,24 @@ A name is right if the generated text begins with it; so is a description, whose
 paper decodes 52 positions in 32 steps, with unsupervised guidance 0.8; an ARM writes as many tokens, without guidance.
 A model too small to write what it knows may still tell it apart: `choice` is how often the right answer is likelier
 than nine wrong ones, which are those of other items of the same test.
+
+`evaluate` asks one model with one way of decoding; `summarise_runs` puts several runs together, with intervals over
+seeds and people.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy import stats
+import numpy as np
 
-from unmask.data.reversal import Item
+from unmask.data.reversal import TESTS, Item
 from unmask.errors import UnmaskError
+from unmask.evals.resampling import Floats, by_cluster, figure, share
 from unmask.language_model import LanguageModel
 
 BATCH = 50
@@ -45,27 +50,38 @@ class Settings:
 class Result:
     """How one test went."""
 
-    items: int
-    exact: float
-    """Share of right answers."""
-    exact_ci95: tuple[float, float]
-    """Wilson's interval."""
+    answers: list[str]
+    """What is right, for each item."""
+    written: list[str]
+    """What was written."""
+    right: list[bool]
     bleu: float
     """Of the corpus, from 0 to 100."""
     network_calls: float
     """Calls for an answer, on average."""
-    choice: float | None
-    """Share of items whose right answer is the likeliest of the candidates."""
-    choice_ci95: tuple[float, float] | None
+    chosen: list[bool] | None
+    """For each item whether its right answer is the likeliest of the candidates."""
     chance: float
-    """That share for one who guesses."""
-    samples: list[dict[str, str]]
-    """The first few prompts, answers, and what was written."""
+    """The share of right choices of one who guesses."""
+
+    @property
+    def items(self) -> int:
+        """How many were asked."""
+        return len(self.right)
+
+    @property
+    def exact(self) -> float:
+        """Share of right answers."""
+        return sum(self.right) / self.items
+
+    @property
+    def choice(self) -> float | None:
+        """Share of right choices."""
+        return None if self.chosen is None else sum(self.chosen) / self.items
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
-        interval = None if self.choice_ci95 is None else list(self.choice_ci95)
-        return {**self.__dict__, "exact_ci95": list(self.exact_ci95), "choice_ci95": interval}
+        return asdict(self)
 
 
 def evaluate(
@@ -107,6 +123,7 @@ def choices(lm: LanguageModel, items: Sequence[Item], settings: Settings) -> lis
         lm.score_many(
             [(item.prompt, option) for item, each in zip(items, options, strict=True) for option in each],
             num_samples=settings.choice_samples,
+            guidance=0.0 if lm.config.causal else settings.guidance,
             seed=settings.seed,
         )
     )
@@ -124,34 +141,76 @@ def candidates(items: Sequence[Item], item: Item) -> list[str]:
 def summarise(
     items: Sequence[Item], written: Sequence[str], chosen: Sequence[bool] | None = None, network_calls: int = 0
 ) -> Result:
-    """Exact match and BLEU of what was written to each item, and the share of right choices."""
-    import sacrebleu
-
+    """Exact match and BLEU of what was written to each item, and the right choices."""
     expected = [wanted(item) for item in items]
     answers = [text.strip() for text in written]
-    right = sum(text.startswith(each) for text, each in zip(answers, expected, strict=True))
-    scorer: Any = sacrebleu
     return Result(
-        items=len(items),
-        exact=right / len(items),
-        exact_ci95=wilson(right, len(items)),
-        bleu=float(scorer.corpus_bleu(answers, [[item.completion.strip() for item in items]]).score),
+        answers=[item.completion.strip() for item in items],
+        written=answers,
+        right=[text.startswith(each) for text, each in zip(answers, expected, strict=True)],
+        bleu=corpus_bleu(np.sum([bleu_sums(*each) for each in _pairs(items, answers)], axis=0)),
         network_calls=network_calls / len(items),
-        choice=None if chosen is None else sum(chosen) / len(items),
-        choice_ci95=None if chosen is None else wilson(sum(chosen), len(items)),
+        chosen=None if chosen is None else list(chosen),
         chance=1 / len(candidates(items, items[0])),
-        samples=[
-            {"prompt": item.prompt, "expected": each, "written": text}
-            for item, each, text in zip(items[:3], expected, answers, strict=False)
-        ],
     )
 
 
-def wilson(right: int, items: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a share."""
-    tested: Any = stats.binomtest(right, items)
-    interval = tested.proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+def bleu_sums(written: str, answer: str) -> list[float]:
+    """What sacrebleu counts of one text: matching n-grams, n-grams, and both lengths."""
+    score = _sentence_metric().sentence_score(written, [answer])
+    return [*map(float, score.counts), *map(float, score.totals), float(score.sys_len), float(score.ref_len)]
+
+
+def corpus_bleu(sums_F: Floats) -> float:
+    """BLEU of a corpus as sacrebleu has it, from the sums of `bleu_sums` over its texts."""
+    counts = list(map(int, sums_F))
+    compute = _sentence_metric().compute_bleu
+    return float(compute(counts[:4], counts[4:8], counts[8], counts[9], smooth_method="exp").score)
+
+
+def summarise_runs(runs: Sequence[dict[str, Any]], *, shared: bool, seed: int = 0) -> list[dict[str, Any]]:
+    """A row for each model, way of decoding and test: figures over the runs of that model, each with its interval.
+
+    `runs` are dicts with `model`, `objective`, `seed`, and `decodings`, each of which has `guidance`, `steps` and, as
+    `tests`, the dicts of `evaluate`'s results. `shared`: all runs were asked the same items.
+    """
+    rows: list[dict[str, Any]] = []
+    for model in dict.fromkeys(run["model"] for run in runs):
+        mine = [run for run in runs if run["model"] == model]
+        for place, decoding in enumerate(mine[0]["decodings"]):
+            for test in decoding["tests"]:
+                results = [run["decodings"][place]["tests"][test] for run in mine]
+                rows.append(
+                    {
+                        "model": model,
+                        "objective": mine[0]["objective"],
+                        "runs": len(mine),
+                        "guidance": decoding["guidance"],
+                        "steps": decoding["steps"],
+                        "test": test,
+                        **asdict(TESTS[test]),
+                        **_together(results, shared=shared, seed=seed),
+                    }
+                )
+    return rows
+
+
+def _together(results: Sequence[dict[str, Any]], *, shared: bool, seed: int) -> dict[str, Any]:
+    clusters = [each["answers"] for each in results]
+    sums = [
+        by_cluster([bleu_sums(*pair) for pair in zip(each["written"], each["answers"], strict=True)], each["answers"])
+        for each in results
+    ]
+    chosen = [each["chosen"] for each in results]
+    choice = None if chosen[0] is None else share(chosen, clusters, shared=shared, seed=seed).to_dict()
+    return {
+        "items": sum(len(each["right"]) for each in results),
+        "exact": share([each["right"] for each in results], clusters, shared=shared, seed=seed).to_dict(),
+        "bleu": figure(sums, corpus_bleu, shared=shared, seed=seed).to_dict(),
+        "choice": choice,
+        "chance": results[0]["chance"],
+        "network_calls": sum(each["network_calls"] for each in results) / len(results),
+    }
 
 
 def wanted(item: Item) -> str:
@@ -163,6 +222,17 @@ def check_installed() -> None:
     """Raise `UnmaskError` unless sacrebleu is there."""
     if importlib.util.find_spec("sacrebleu") is None:
         raise UnmaskError("unmask reversal: needs the package sacrebleu: pip install sacrebleu")
+
+
+@functools.cache
+def _sentence_metric() -> Any:
+    import sacrebleu
+
+    return sacrebleu.BLEU(effective_order=True)
+
+
+def _pairs(items: Sequence[Item], written: Sequence[str]) -> list[tuple[str, str]]:
+    return [(text, item.completion.strip()) for item, text in zip(items, written, strict=True)]
 
 
 def _masked(settings: Settings) -> dict[str, Any]:
