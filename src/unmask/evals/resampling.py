@@ -98,7 +98,8 @@ def _resampled(
     found = np.zeros(resamples)
     for number, runs_S in enumerate(runs_RS):
         once = _counts(rng, len(sums[0])) if shared else None
-        drawn = [value((_counts(rng, len(sums[run])) if once is None else once) @ sums[run]) for run in runs_S]
+        chosen = [sums[int(run)] for run in runs_S]
+        drawn = [value((_counts(rng, len(each)) if once is None else once) @ each) for each in chosen]
         found[number] = sum(drawn) / len(drawn)
     return found
 
