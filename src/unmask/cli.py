@@ -76,6 +76,10 @@ COMMANDS: dict[str, Command] = {
         "Speed against quality: an MDM's samplers beside an ARM with its cache.",
         "unmask frontier --mdm runs/mdm --arm runs/arm --reference smollm2 --out frontier",
     ),
+    "mtbench": Command(
+        "MT-Bench: answers of chat models, a judge's grades, score against seconds.",
+        "unmask mtbench answers runs/chat --questions question.jsonl --out mt-bench",
+    ),
     "convert": Command(
         "Open other people's checkpoints: SMDM, LLaDA, Dream, Llama and Qwen, GGUF.",
         "unmask convert smdm mdm-1028M.safetensors mdm-1028M",

@@ -133,7 +133,9 @@ class LanguageModel:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         passages: list[Passage] = []
         for text in prompts:
-            given = text if not isinstance(text, str) else self._asked(text) if chat else self.tokenizer.encode(text)
+            if chat and isinstance(text, str):
+                text = self.chat_prompt([Message("user", text)])
+            given = self.tokenizer.encode(text) if isinstance(text, str) else text
             length = len(given) + max_new_tokens
             self._check_length(length, f"prompt of {len(given)} tokens and max_new_tokens {max_new_tokens}")
             tokens = [*given, *[self.mask_id] * max_new_tokens]
@@ -291,6 +293,16 @@ class LanguageModel:
             on_progress=on_progress,
         )
 
+    def chat_prompt(self, messages: Sequence[Message], template: str = "") -> list[int]:
+        """The tokens after which an answer to `messages`, the last of them a question, is written.
+
+        `template` is a name or a file as in `chat_template.find`; "" is the tokenizer's own, where it has none
+        Vicuna's. Raises `UnmaskError` where the template refuses the messages.
+        """
+        tokens = chat_template.find(template, self.tokenizer, "chat").prompt(messages)
+        doubled = self.config.causal and tokens[:1] == [self.tokenizer.bos_id]  # the network reads one anyway
+        return tokens[1:] if doubled else tokens
+
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text of each token, masks and special tokens ''; joined, they are the decoded text.
 
@@ -316,13 +328,6 @@ class LanguageModel:
                 start, unfinished = end - 1, None
             before = self.tokenizer.decode(tokens[start:end])
         return texts
-
-    def _asked(self, question: str) -> list[int]:
-        """The tokens after which an answer to `question` is written."""
-        template = chat_template.find("", self.tokenizer, "chat")
-        tokens = template.prompt([Message("user", question)])
-        doubled = self.config.causal and tokens[:1] == [self.tokenizer.bos_id]  # the network reads one anyway
-        return tokens[1:] if doubled else tokens
 
     def _encode_pair(self, prompt: Text, continuation: Text) -> tuple[list[int], int]:
         """The tokens of both, and where the continuation begins; it takes a space at the end of the prompt along."""

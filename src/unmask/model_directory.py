@@ -8,6 +8,7 @@ so in its `config.json`; one that is put into its directory later is taken.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from unmask import llama_names, weight_files
 from unmask.config import ModelConfig, from_dict
+from unmask.data import digests
 from unmask.data.no_tokenizer import NoTokenizer
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError, UsageError
@@ -125,6 +127,18 @@ def find(path: Path) -> Path:
     if found is not None:
         raise UsageError(f"{path}: holds a {found!r} model, not one of unmask: convert it with unmask convert")
     raise UsageError(f"{path}: not a model directory: no {CONFIG} of a model in it")
+
+
+def short_name(path: str | Path) -> str:
+    """What to call the model in `path`: by its folder, or by the run that it is in."""
+    path = Path(path).resolve()
+    return path.parent.name if path.name == "model" else path.name
+
+
+def digest(path: str | Path) -> str:
+    """What tells the weights in `path` from others: 16 digits of their files' SHA-256."""
+    files = sorted(find(Path(path)).glob("*.safetensors"))
+    return hashlib.sha256("".join(digests.sha256_files(files)).encode()).hexdigest()[:16]
 
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:

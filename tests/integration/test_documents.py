@@ -23,7 +23,9 @@ from unmask.scaling.points import write_csv
 
 REPOSITORY = Path(__file__).parents[2]
 GUIDES = ["README.md", "docs/getting-started.md"]
-SUBJECTS = [f"docs/{name}.md" for name in ("evaluation", "fine-tuning", "generation", "interoperate", "scaling")]
+SUBJECTS = [
+    f"docs/{name}.md" for name in ("evaluation", "fine-tuning", "generation", "interoperate", "mt-bench", "scaling")
+]
 SMALLER = {
     "--size 1.0M": "--size 33K",
     "--steps 2000": "--steps 4",

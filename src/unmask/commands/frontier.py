@@ -83,7 +83,7 @@ def run(options: Options) -> None:
 
     from rich.console import Console
 
-    from unmask import machine
+    from unmask import machine, model_directory
     from unmask.evals import frontier
     from unmask.evals.reference_model import open_reference
     from unmask.language_model import load
@@ -120,10 +120,10 @@ def run(options: Options) -> None:
         "versions": machine.versions(),
         "command": "unmask " + shlex.join(sys.argv[1:]),
         "models": {
-            name: {"name": _short(path), "params": models[name].config.params}
+            name: {"name": model_directory.short_name(path), "params": models[name].config.params}
             for name, path in (("mdm", options.mdm), ("arm", options.arm))
         },
-        "reference": _short(Path(reference_name)),
+        "reference": model_directory.short_name(Path(reference_name)),
         "prompts": len(prompts),
         "new_tokens": options.max_new_tokens,
         "samples": options.num_samples,
@@ -174,12 +174,6 @@ def _check(models: dict[str, LanguageModel], options: Options) -> None:
 
 def _end_of_text(lm: LanguageModel) -> frozenset[int]:
     return frozenset() if lm.tokenizer.eos_id is None else frozenset({lm.tokenizer.eos_id})
-
-
-def _short(path: Path) -> str:
-    """The name of a model: its folder's, or the run's that it is in."""
-    path = path.resolve()
-    return path.parent.name if path.name == "model" else path.name
 
 
 def _setting(each: Measured, new_tokens: int) -> dict[str, Any]:

@@ -1,0 +1,21 @@
+"""`unmask mtbench`: answer the questions of MT-Bench, have the answers judged, report score against seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import tyro
+
+from unmask.commands.mtbench import answers, judge
+
+Options = (
+    Annotated[answers.Answers, tyro.conf.subcommand("answers")] | Annotated[judge.Judge, tyro.conf.subcommand("judge")]
+)
+
+
+def run(options: answers.Answers | judge.Judge) -> None:
+    """Do what the subcommand asks."""
+    if isinstance(options, answers.Answers):
+        answers.run(options)
+    else:
+        judge.run(options)
