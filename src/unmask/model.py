@@ -367,19 +367,26 @@ class Attention(nn.Module):
         select: Selection,
     ) -> Tensor:
         """Keys and values of all positions, queries of the selected ones: one row of Q, padded, for each of B."""
-        width = self.n_head * self.head_dim
-        weight, bias = self.qkv.weight, cast("Tensor | None", self.qkv.bias)
-        bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
-        q_SHE = self._heads(F.linear(select.take(x_BLD), weight[:width], bias_q))
+        q_SHE, kv_BLGE = self._queries_of(select, x_BLD)
         q_SHE = q_SHE if self.q_norm is None else self.q_norm(q_SHE)
         q_SHE = rotate(q_SHE, cos_LE[select.position_S, None], sin_LE[select.position_S, None])
-        kv_BLGE = self._heads(F.linear(x_BLD, weight[width:], bias_kv))
         k_BLKE = kv_BLGE[:, :, : self.n_kv_head]
         k_BLKE = rotate(k_BLKE if self.k_norm is None else self.k_norm(k_BLKE), cos_LE[:, None], sin_LE[:, None])
         k_BKTE, v_BKTE = _extended(cache, k_BLKE, kv_BLGE[:, :, self.n_kv_head :])
         q_BHQE = select.padded(q_SHE).transpose(1, 2)
         out_BHQE = self._attend(q_BHQE, k_BKTE, v_BKTE, seen)
         return self.out(select.unpadded(out_BHQE.transpose(1, 2)).flatten(1))
+
+    def _queries_of(self, select: Selection, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (S, H, E) of the selected positions, and keys and values (B, L, 2 K, E) of all."""
+        if type(self.qkv) is not nn.Linear:  # with an adapter around it: only its own forward knows what it computes
+            qkv_BLGE = self._heads(self.qkv(x_BLD))
+            return select.take(qkv_BLGE[:, :, : self.n_head]), qkv_BLGE[:, :, self.n_head :]
+        width = self.n_head * self.head_dim
+        weight, bias = self.qkv.weight, cast("Tensor | None", self.qkv.bias)
+        bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
+        q_SHE = self._heads(F.linear(select.take(x_BLD), weight[:width], bias_q))
+        return q_SHE, self._heads(F.linear(x_BLD, weight[width:], bias_kv))
 
     def _turned(self, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, both normed where the network does so and turned to their positions, and values."""

@@ -16,6 +16,7 @@ from unmask.config import RunConfig
 from unmask.errors import UsageError, problems_error
 
 WARMUP = 200
+LORA_LAYERS = ("qkv", "out", "gate_up", "down")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ class SftConfig(RunConfig):
     bucket_batches: int = 1
     """The examples of so many batches are sorted by length before they are cut into batches, which spares padding (and
     with padding eos the model sees less of it); 1: they come as they are shuffled."""
+    lora_rank: int = 0
+    """Train adapters of this rank (LoRA, through peft) around the matrices of the blocks, and nothing else; 0: train
+    all weights. What is saved is the model with its adapters merged, and the adapters alone in adapter/."""
+    lora_alpha: float = 0.0
+    """An adapter counts alpha / rank times; 0: twice the rank."""
+    lora_layers: tuple[str, ...] = ("qkv", "out", "gate_up", "down")
+    """Matrices of each block that get an adapter: qkv, out (attention), gate_up, down (SwiGLU)."""
     objective: str = ""
     """What is corrupted and scored: mdm, arm, mlm, span or any_order; by default as the model was trained."""
     length: int = 2048
@@ -85,6 +93,18 @@ class SftConfig(RunConfig):
         check(0 <= self.prompt_drop < 1, "prompt_drop", "must be at least 0 and less than 1")
         check(0 < self.epochs < math.inf, "epochs", "must be positive")
         check(self.bucket_batches >= 1, "bucket_batches", "must be at least 1")
+        check(self.lora_rank >= 0, "lora_rank", "must not be negative")
+        check(0 <= self.lora_alpha < math.inf, "lora_alpha", "must not be negative")
+        check(
+            len(self.lora_layers) > 0 and set(self.lora_layers) <= set(LORA_LAYERS),
+            "lora_layers",
+            f"must be some of {', '.join(LORA_LAYERS)}",
+        )
+        check(
+            not self.lora_rank or self.parametrization == "standard",
+            "parametrization",
+            "is for a network whose own weights are trained: leave it out with lora_rank",
+        )
         if problems:
             raise problems_error("run config", problems)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.train.runs import losses
+from tests.train.sft_runs import ALONE, FILES, SHORT, network, opened, sft
 from torch.nn import functional as F
 
 import unmask
@@ -23,99 +24,12 @@ from unmask.model import Transformer
 from unmask.objectives import Corrupted, Rows
 from unmask.records import read
 from unmask.sft_config import SftConfig
-from unmask.train import loop, starting_point, tasks
+from unmask.train import loop, tasks
 from unmask.train.loop import train
 from unmask.train.parallel import World
-from unmask.train.sft_task import SftTask
 
-ALONE = World(0, 1, torch.device("cpu"))
 GOLDEN = Path(__file__).parent / "golden" / "sft.txt"
 SHARED = Path(__file__).parents[2] / "../shared/data/sharegpt_like"
-SHORT = "{% for m in messages %}{{ m.role[0] + ':' + m.content + (eos_token if m.role == 'assistant' else ' ') }}"
-SHORT += "{% endfor %}{{ 'a:' if add_generation_prompt else '' }}"
-FILES: dict[str, list[Any]] = {
-    "sharegpt": [
-        {
-            "conversations": [
-                {"from": "human", "value": "Hi?"},
-                {"from": "gpt", "value": "Hello."},
-                {"from": "human", "value": "Bye"},
-                {"from": "gpt", "value": "See you"},
-            ]
-        },
-        {"conversations": [{"from": "human", "value": "Name?"}, {"from": "gpt", "value": "Vic"}]},
-    ],
-    "alpaca": [
-        {"instruction": "Add", "input": "1 2", "output": "three"},
-        {"instruction": "Name", "input": "", "output": "Bo"},
-    ],
-    "openai": [
-        {
-            "messages": [
-                {"role": "system", "content": "Be."},
-                {"role": "user", "content": "Hi"},
-                {"role": "assistant", "content": "Hello there"},
-            ]
-        },
-        {"messages": [{"role": "user", "content": "Yo"}, {"role": "assistant", "content": "Hm"}]},
-    ],
-    "completion": [{"prompt": "2+2=", "completion": "4, surely"}, {"prompt": "1+1=", "completion": "2"}],
-}
-
-
-def network(objective: str = "mdm", **fields: Any) -> LanguageModel:
-    tokenizer = tokenizers.byte_level().with_chat_template(SHORT)
-    causal = objective == "arm"
-    config = ModelConfig.of_size(
-        "33K", vocab_size=258, context_length=96, mask_id=None if causal else 258, causal=causal, **fields
-    )
-    model = Transformer(config)
-    model.init_weights(seeding.generator(0, "init"))
-    return LanguageModel(model, tokenizer, objective)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Model directories by objective."""
-    found: dict[str, str] = {}
-    for objective in ("mdm", "arm"):
-        directory = tmp_path_factory.mktemp("model") / objective
-        network(objective).save(directory)
-        found[objective] = str(directory)
-    return found
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Conversation files by format, and "many" different ones."""
-    directory = tmp_path_factory.mktemp("chats")
-    many = [{"prompt": f"Say {n}: ", "completion": "abc" * (1 + n % 4)} for n in range(40)]
-    for name, items in {**FILES, "many": many}.items():
-        (directory / f"{name}.json").write_text(json.dumps(items))
-    return {path.stem: str(path) for path in directory.iterdir()}
-
-
-def sft(model: str, *conversations: str, **fields: Any) -> SftConfig:
-    defaults: dict[str, Any] = {
-        "init_from": model,
-        "conversations": conversations,
-        "validation_share": 0.0,
-        "batch_size": 2,
-        "steps": 4,
-        "learning_rate": 3e-3,
-        "log_every": 1,
-        "tensorboard": False,
-    }
-    return SftConfig(**{**defaults, **fields})
-
-
-def opened(run: SftConfig, world: World = ALONE) -> tuple[SftTask, Any]:
-    """The task of a run and its batches."""
-    source = starting_point.source(run)
-    settled, task = loop.open_task(run, source, world)
-    assert isinstance(task, SftTask)
-    config = starting_point.find(settled, task, source).config
-    return task, task.batches(tasks.with_settings(settled, config.mask_id, task.tokenizer.bos_id), world)
 
 
 def shown(ids: list[int]) -> str:

@@ -2,7 +2,8 @@
 
 A checkpoint is a directory `step-00000100/`, written under a temporary name and renamed when it is whole, with the
 size and SHA-256 of each of its files in `files.json`. Any number of processes can load what any other number saved.
-The state is the weights, AdamW's moments and the seconds spent; everything random derives from the step.
+The state is the weights that are trained, AdamW's moments and the seconds spent; everything random derives from the
+step. Frozen weights are those that the run started from.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load  # pyright: ignore[reportUnknownVariableType]
 from torch.distributed.checkpoint.state_dict_saver import (  # pyright: ignore[reportUnknownVariableType]
     async_save,  # pyright: ignore[reportUnknownVariableType]
@@ -133,7 +134,13 @@ class Checkpointer:
             raise self._world.told_once(
                 UnmaskError(f"{self.path(step)}: cannot be loaded ({_cause(error)}): delete it to use the one before")
             ) from error
-        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        set_state_dict(
+            model,
+            optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=_options(model),
+        )
         return Restored(step, state["seconds"], tuple(passed_over))
 
     def _newest_whole(self) -> tuple[int, list[str]]:
@@ -228,8 +235,14 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer, seconds: float) -> dict[str, Any]:
-    model_state, optimizer_state = get_state_dict(model, optimizer)
+    model_state, optimizer_state = get_state_dict(model, optimizer, options=_options(model))
     return {"model": model_state, "optimizer": optimizer_state, "seconds": seconds}
+
+
+def _options(model: nn.Module) -> StateDictOptions:
+    """Of a network with frozen weights the others alone."""
+    frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    return StateDictOptions(ignore_frozen_params=frozen, strict=not frozen)
 
 
 def _sha256(path: Path) -> str:

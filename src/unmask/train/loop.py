@@ -29,7 +29,7 @@ from unmask.objectives import Corrupted
 from unmask.parametrization import Parametrization
 from unmask.records import Record
 from unmask.sft_config import SftConfig
-from unmask.train import optim, parallel, run_directory, starting_point, tasks
+from unmask.train import lora, optim, parallel, run_directory, starting_point, tasks
 from unmask.train.checkpoint import Checkpointer
 from unmask.train.metrics import MetricsWriter, finite
 from unmask.train.parallel import World
@@ -97,7 +97,7 @@ def train(
         metrics = MetricsWriter(directory, tensorboard=run.tensorboard, first_step=first, main=world.is_main)
         stack.callback(metrics.close)
         data = stack.enter_context(closing(batches.iterate(first)))
-        start = run_directory.start_record(run, config, task, steps=steps, first_step=first, world=world)
+        start = run_directory.start_record(run, config, task, model, steps=steps, first_step=first, world=world)
         yield metrics.write(start)
         for message in (*restored.warnings, *task.warnings, *warnings):
             yield metrics.write({"kind": "warning", "step": first, "message": message})
@@ -184,6 +184,8 @@ def build_model(
 ) -> tuple[Transformer, list[str]]:
     """The network of the run before its first step, compiled if wanted, sharded; and what to warn of."""
     model = beginning.build(run.seed, parametrization)
+    if isinstance(run, SftConfig) and run.lora_rank:
+        lora.attach(model, run)
     model.activation_checkpointing = run.activation_checkpointing
     model.to(world.device)
     compiled = on_gpu_only(run.compile, world)

@@ -17,12 +17,14 @@ RATE_SCALE = "rate_scale"
 
 
 def build_optimizer(model: nn.Module, run: RunConfig, parametrization: Parametrization = STANDARD) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay on matrices (the embedding and head included), none on norms and biases.
+    """Fused AdamW over what is trained; weight decay on matrices (embedding and head too), none on norms and biases.
 
     One group for all parameters to which the `parametrization` gives the same factors.
     """
     groups: dict[tuple[float, float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         scale = parametrization.scale(name)
         decay = run.weight_decay * scale.weight_decay if parameter.ndim >= 2 else 0.0
         group: dict[str, Any] = {

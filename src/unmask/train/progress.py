@@ -69,8 +69,9 @@ class TrainingProgress:
         title = f"{record['objective']} {record['size']}"
         begun = f", from step {record['step']:,}" if record["step"] else ""
         each = round(self._tokens / self._steps)
+        trained = f" ({record['trained_params']:,} trained)" if "trained_params" in record else ""
         self._print(
-            f"{title}: {record['params']:,} parameters, {record['steps']:,} steps of {each:,} tokens, "
+            f"{title}: {record['params']:,} parameters{trained}, {record['steps']:,} steps of {each:,} tokens, "
             f"{record['flops']:.3g} FLOPs{begun}"
         )
         self._task = self._bar.add_task(title, total=self._steps, completed=record["step"], figures="", left="-:--:--")

@@ -4,14 +4,14 @@
     metrics.jsonl    all that was measured
     checkpoints/     to resume from
     tensorboard/     event files
-    model/           the trained model in Hugging Face layout, once the run has ended
+    model/           the trained model in Hugging Face layout, once the run has ended; with LoRA its adapters are merged
+                     into it, and lie in model/adapter/ on their own
 
 A directory belongs to one run: another one is refused, so that nothing is ever overwritten.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import fcntl
 import json
@@ -32,6 +32,8 @@ from unmask.data.digests import write_atomically
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.records import Record
+from unmask.sft_config import SftConfig
+from unmask.train import lora
 from unmask.train.parallel import World
 from unmask.train.tasks import Task
 
@@ -91,9 +93,11 @@ def claimed(directory: Path, run: RunConfig, task: Task, *, resume: bool, world:
 
 
 def start_record(
-    run: RunConfig, config: ModelConfig, task: Task, *, steps: int, first_step: int, world: World
+    run: RunConfig, config: ModelConfig, task: Task, model: Transformer, *, steps: int, first_step: int, world: World
 ) -> Record:
     """The first record of a run, and of each of its resumptions: what runs where."""
+    frozen = any(not parameter.requires_grad for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {
         "kind": "start",
         "step": first_step,
@@ -106,6 +110,7 @@ def start_record(
         "objective": run.objective,
         "size": size_name(run, config),
         "params": config.params,
+        **({"trained_params": trained} if frozen else {}),
         "steps": steps,
         "batch_size": run.batch_size,
         "length": run.length,
@@ -128,10 +133,14 @@ def save_model(directory: Path, model: Transformer, run: RunConfig, task: Task, 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options) if world.size > 1 else model.state_dict()
     place = directory / "model"
+    adapted = isinstance(run, SftConfig) and run.lora_rank > 0
 
     def write() -> None:
         try:
-            model_directory.save(place, weights, config=model.config, tokenizer=task.tokenizer, objective=run.objective)
+            merged = lora.merged(model.config, weights, run) if adapted else weights
+            model_directory.save(place, merged, config=model.config, tokenizer=task.tokenizer, objective=run.objective)
+            if adapted:
+                lora.save(place / "adapter", weights, run)
         except (OSError, safetensors.SafetensorError) as error:
             raise UnmaskError(
                 f"{place}: the model could not be written ({error}); the run is safe in its last checkpoint: "
@@ -170,7 +179,7 @@ def _check_same(directory: Path, run: RunConfig) -> None:
         raise UnmaskError(f"{path}: not JSON ({error}): restore it, or give another --out") from None
     if other:
         raise UsageError(f"{directory}: holds something else than a run: give another --out")
-    here = dataclasses.asdict(run)
+    here = json.loads(configs.to_json(run))
     different = [
         f"{name} {before[name]!r} instead of {value!r}"
         for name, value in here.items()
@@ -191,6 +200,11 @@ def _check_data(directory: Path, start: Record, run: RunConfig, task: Task) -> N
         named = run.data or "these conversations"
         raise UsageError(
             f"{directory}: the run began on another corpus than {named}: give --data that one, or another --out"
+        )
+    if start.get("base") != task.facts.get("base"):  # the weights that are frozen, and in no checkpoint
+        raise UsageError(
+            f"{directory}: the run began with other weights than those of {run.init_from}: give --model that one, "
+            "or another --out"
         )
 
 

@@ -10,6 +10,7 @@ Shapes: B rows of this process, G rows of the global batch, L positions of its l
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from unmask.network_logits import CausalLogits, MaskedLogits
 from unmask.objectives import Objective, Rows
 from unmask.records import Record
 from unmask.sft_config import SftConfig
+from unmask.train import lora
 from unmask.train.parallel import World
 from unmask.train.tasks import Batch, split
 
@@ -72,6 +74,8 @@ class SftTask:
             raise UsageError(
                 f"{run.init_from}: has no tokenizer to read conversations with: put its tokenizer.json there"
             )
+        if run.lora_rank:
+            lora.settings(run)  # complains where it cannot be had
         template = chat_template.find(run.template, source.tokenizer, run.init_from)
 
         def read(files: Sequence[str]) -> examples.Read:
@@ -100,6 +104,7 @@ class SftTask:
             "formats": found.formats,
             "too_long": found.too_long,
             "broken": len(found.broken),
+            **({"base": _digest(source)} if run.lora_rank else {}),
         }
         order = Order(train.lengths_N, batch_size=run.batch_size, seed=run.seed, bucket_batches=run.bucket_batches)
         tokenizer = source.tokenizer.with_chat_template(template.source)
@@ -214,6 +219,15 @@ class SftValidation:
             raise world.told_once(UnmaskError(f"the loss on {SPLIT!r} is {found['loss']}: lower --learning-rate"))
         del found["tokens"]  # in a record, `tokens` are those of the training
         return {"split": SPLIT, **found}
+
+
+def _digest(source: Stored) -> str:
+    """The SHA-256 of the weights."""
+    hashed = hashlib.sha256()
+    for name in sorted(source.weights):
+        hashed.update(name.encode())
+        hashed.update(source.weights[name].contiguous().view(torch.uint8).numpy())
+    return hashed.hexdigest()
 
 
 def _warnings(run: SftConfig, found: examples.Read) -> list[str]:
