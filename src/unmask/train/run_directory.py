@@ -133,14 +133,14 @@ def save_model(directory: Path, model: Transformer, run: RunConfig, task: Task, 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options) if world.size > 1 else model.state_dict()
     place = directory / "model"
-    adapted = isinstance(run, SftConfig) and run.lora_rank > 0
+    adapted = run if isinstance(run, SftConfig) and run.lora_rank else None
 
     def write() -> None:
         try:
-            merged = lora.merged(model.config, weights, run) if adapted else weights
+            merged = weights if adapted is None else lora.merged(model.config, weights, adapted)
             model_directory.save(place, merged, config=model.config, tokenizer=task.tokenizer, objective=run.objective)
-            if adapted:
-                lora.save(place / "adapter", weights, run)
+            if adapted is not None:
+                lora.save(place / "adapter", weights, adapted)
         except (OSError, safetensors.SafetensorError) as error:
             raise UnmaskError(
                 f"{place}: the model could not be written ({error}); the run is safe in its last checkpoint: "

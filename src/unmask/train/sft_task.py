@@ -226,7 +226,7 @@ def _digest(source: Stored) -> str:
     hashed = hashlib.sha256()
     for name in sorted(source.weights):
         hashed.update(name.encode())
-        hashed.update(source.weights[name].contiguous().view(torch.uint8).numpy())
+        hashed.update(source.weights[name].contiguous().view(torch.uint8).numpy().tobytes())
     return hashed.hexdigest()
 
 
