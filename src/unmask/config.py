@@ -227,6 +227,8 @@ class RunConfig:
     """Sequences to validate on; 0: no validation at all."""
     validation_draws: int = 2
     """Masks for each sequence of the validation (the same ones for every model)."""
+    keep_best: bool = False
+    """Keep the model of the lowest validation loss in best/, where there is validation in the course of the run."""
     checkpoint_every: int = 500
     """Steps between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 2

@@ -10,11 +10,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
+
+from tyro.conf import Suppress
 
 from unmask.config import RunConfig
 from unmask.errors import UsageError, problems_error
 
+T = TypeVar("T")
+Hidden = Annotated[T, Suppress]
+"""A field of other recipes, which --help leaves out; what is wrong with giving it, the check below says."""
 WARMUP = 200
 LORA_LAYERS = ("qkv", "out", "gate_up", "down")
 
@@ -23,8 +28,17 @@ LORA_LAYERS = ("qkv", "out", "gate_up", "down")
 class SftConfig(RunConfig):
     """One fine-tuning run."""
 
-    data: str = ""
-    """Not for this recipe: its --data are conversations."""
+    data: Hidden[str] = ""
+    tokenizer: Hidden[str] = ""
+    unique_tokens: Hidden[int | None] = None
+    flops: Hidden[float | None] = None
+    size: Hidden[str] = ""
+    short_share: Hidden[float] = 0.0
+    qkv_bias: Hidden[bool] = False
+    kv_heads: Hidden[int] = 0
+    tied_embeddings: Hidden[bool] = False
+    rope_theta: Hidden[float] = 10000.0
+    validation_split: Hidden[str] = "valid"
     conversations: tuple[str, ...] = ()
     """Files of conversations (also as --data): ShareGPT, Alpaca, OpenAI messages, or prompt and completion, as JSON or
     JSON lines. Which it is, the fields tell."""
@@ -69,8 +83,16 @@ class SftConfig(RunConfig):
     """Peak learning rate."""
     warmup_steps: int | None = None
     """Linear warm-up. None: the paper's 200, but no more than a tenth of the run."""
-    short_share: float = 0.0
-    """Not for this recipe: examples have lengths of their own."""
+    validate_every: int = 50
+    """Steps between validations; 0: only at the end."""
+    keep_best: bool = True
+    """Keep the model of the lowest validation loss in best/; model/ is the last."""
+    sample_every: int = 50
+    """Steps between answers to held-out prompts, shown and written down; 0: none."""
+    sample_prompts: int = 2
+    """Held-out prompts to answer, spread evenly over them."""
+    sample_tokens: int = 64
+    """Tokens of such an answer at most."""
     validation_windows: int = 256
     """Held-out examples to validate on, spread evenly over them; 0: no validation."""
     validation_draws: int = 4
@@ -93,6 +115,9 @@ class SftConfig(RunConfig):
         check(0 <= self.prompt_drop < 1, "prompt_drop", "must be at least 0 and less than 1")
         check(0 < self.epochs < math.inf, "epochs", "must be positive")
         check(self.bucket_batches >= 1, "bucket_batches", "must be at least 1")
+        for name in ("sample_every", "sample_prompts"):
+            check(getattr(self, name) >= 0, name, "must not be negative")
+        check(self.sample_tokens >= 1, "sample_tokens", "must be at least 1")
         check(self.lora_rank >= 0, "lora_rank", "must not be negative")
         check(0 <= self.lora_alpha < math.inf, "lora_alpha", "must not be negative")
         check(

@@ -383,6 +383,8 @@ def test_the_command_line_takes_files_and_tells_what_they_hold(
     told = capsys.readouterr().out
     assert "--conversations" in told
     assert "--prompt-drop" in told
+    for other in ("data", "tokenizer", "flops", "size", "short-share", "kv-heads", "validation-split"):
+        assert f"│ --{other} " not in told
 
 
 @pytest.mark.parametrize(

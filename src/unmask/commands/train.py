@@ -94,6 +94,9 @@ def sentence(last: dict[str, Any], out: Path) -> str:
             f"saved in {out / 'checkpoints'}: add --resume to go on"
         )
     steps = f"{last['step']:,} step{'s' if last['step'] != 1 else ''}"
+    best = ""
+    if last.get("best_step", last["step"]) != last["step"]:
+        best = f"; the best, {last['best_loss']:.4f} at step {last['best_step']:,}, in {out / 'best'}"
     told = f"{last['objective']} {last['size']}: {steps}, {last['tokens']:,} tokens"
     if last.get("loss") is not None:
         error = f" ± {last['standard_error']:.4f}" if last.get("standard_error") is not None else ""
@@ -102,7 +105,7 @@ def sentence(last: dict[str, Any], out: Path) -> str:
             f"; {last['split']} {last['loss']:.4f}{error} nats per token ({kind}), "
             f"{last['bits_per_byte']:.4f} bits per byte"
         )
-    return f"{told}; model in {out / 'model'}"
+    return f"{told}; model in {out / 'model'}{best}"
 
 
 def help_text() -> str:

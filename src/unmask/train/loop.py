@@ -142,6 +142,12 @@ def train(
                 with clock.paused():
                     result = validation.measure(model, world, bfloat16=bfloat16)
                 yield metrics.write({"kind": "valid", **spent(done), **result})
+                if run.keep_best:
+                    run_directory.keep_best(directory, done, result["loss"], model, run, task, world)
+            with clock.paused():
+                samples = task.samples(done, model, world, bfloat16=bfloat16)
+            if samples:
+                yield metrics.write({"kind": "sample", "step": done, "samples": samples})
             # weights that gave something non-finite are not worth a checkpoint
             stopping = world.any(stop.signal is not None) and not skipped
             with clock.paused():
@@ -162,7 +168,9 @@ def train(
             result = validation.measure(model, world, bfloat16=bfloat16)
             yield metrics.write({"kind": "valid", **spent(steps), **result})
             end |= result
-        run_directory.save_model(directory, model, run, task, world)
+            if run.keep_best and run.validate_every:
+                end |= run_directory.keep_best(directory, steps, result["loss"], model, run, task, world)
+        run_directory.save_model(directory / run_directory.MODEL, model, run, task, world)
         yield metrics.write({**end, "seconds": clock.seconds})
 
 

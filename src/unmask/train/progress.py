@@ -13,6 +13,8 @@ from rich.text import Text
 
 from unmask.records import Record
 
+SHOWN_PROMPT = 200
+"""Characters of a prompt, from its end."""
 LINE_SECONDS = 5.0
 """At most one line in so many seconds where there is no terminal."""
 
@@ -52,6 +54,7 @@ class TrainingProgress:
             "start": self._start,
             "train": self._train,
             "valid": self._valid,
+            "sample": self._sample,
             "skip": self._skip,
             "warning": self._warning,
         }.get(record["kind"])
@@ -95,6 +98,13 @@ class TrainingProgress:
             + (f" ± {error:.4f}" if error is not None else "")
             + f" nats per token ({kind}), {record['bits_per_byte']:.4f} bits per byte"
         )
+
+    def _sample(self, record: Record) -> None:
+        for sample in record["samples"]:
+            asked = " ".join(sample["prompt"].split())
+            asked = asked if len(asked) <= SHOWN_PROMPT else f"... {asked[-SHOWN_PROMPT:]}"
+            self._print(f"step {record['step']:,}: {asked}", "dim")
+            self._print(f"    {' '.join(sample['answer'].split()) or '(nothing)'}")
 
     def _skip(self, record: Record) -> None:
         self._print(f"step {record['step']:,} skipped: {record['reason']}", "yellow")

@@ -4,6 +4,7 @@
     metrics.jsonl    all that was measured
     checkpoints/     to resume from
     tensorboard/     event files
+    best/            the model of the lowest validation loss, where the run keeps it (`keep_best`)
     model/           the trained model in Hugging Face layout, once the run has ended; with LoRA its adapters are merged
                      into it, and lie in model/adapter/ on their own
 
@@ -38,6 +39,7 @@ from unmask.train.parallel import World
 from unmask.train.tasks import Task
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+MODEL, BEST, WHICH = "model", "best", "best.json"
 MAY_CHANGE = frozenset(
     {
         "data",  # a corpus may move; what it contains may not change
@@ -50,6 +52,10 @@ MAY_CHANGE = frozenset(
         "activation_checkpointing",
         "log_every",
         "validate_every",
+        "keep_best",
+        "sample_every",
+        "sample_prompts",
+        "sample_tokens",
         "checkpoint_every",
         "keep_checkpoints",
         "async_checkpoints",
@@ -125,14 +131,37 @@ def start_record(
     }
 
 
-def save_model(directory: Path, model: Transformer, run: RunConfig, task: Task, world: World) -> None:
-    """Write the model as `directory/model`; of sharded weights the main process gathers all.
+def keep_best(
+    directory: Path, step: int, loss: float, model: Transformer, run: RunConfig, task: Task, world: World
+) -> Record:
+    """Write the model as `directory/best` if its validation `loss` is the lowest so far; which step has that.
+
+    `best/best.json` is written last: after a kill in between, the steps that are made again write both anew.
+    """
+    which = directory / BEST / WHICH
+
+    def before() -> Record:
+        try:
+            return json.loads(which.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    best = world.on_main(before)
+    if best and best["best_loss"] <= loss:
+        return best
+    save_model(directory / BEST, model, run, task, world)
+    found: Record = {"best_step": step, "best_loss": loss}
+    world.on_main(lambda: write_atomically(which, json.dumps(found) + "\n"))
+    return found
+
+
+def save_model(place: Path, model: Transformer, run: RunConfig, task: Task, world: World) -> None:
+    """Write the model as the directory `place`; of sharded weights the main process gathers all.
 
     Raises `UnmaskError` if it cannot be written.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Any] = get_model_state_dict(model, options=options) if world.size > 1 else model.state_dict()
-    place = directory / "model"
     adapted = run if isinstance(run, SftConfig) and run.lora_rank else None
 
     def write() -> None:

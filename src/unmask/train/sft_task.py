@@ -24,6 +24,7 @@ from unmask.data.no_tokenizer import NoTokenizer
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError, UsageError
 from unmask.evals import perplexity
+from unmask.language_model import LanguageModel
 from unmask.model import Transformer
 from unmask.model_directory import Stored
 from unmask.network_logits import CausalLogits, MaskedLogits
@@ -136,6 +137,30 @@ class SftTask:
         requests = [likelihood.Request(tuple(pair.prompt), tuple(pair.answer)) for pair in pairs]
         size = sum(len(self.tokenizer.decode(pair.answer).encode()) for pair in pairs)
         return SftValidation(requests, max(1, size), self.run.validation_draws, self.tokenizer.bos_id)
+
+    def samples(self, done: int, model: Transformer, world: World, *, bfloat16: bool) -> list[Record]:
+        """The likeliest answers to some held-out prompts, every `sample_every` steps: `samples` of a record.
+
+        A masked network fills blocks from the left. It gets `sample_tokens` blanks, or with masked padding, where it
+        takes the blanks for the length to write, as many as the answer that is known has.
+        """
+        run, config = self.run, model.config
+        if not run.sample_every or done % run.sample_every:
+            return []
+        lm = LanguageModel(model, self.tokenizer, run.objective)
+        records: list[Record] = []
+        for index in perplexity.spread(len(self.held_out), run.sample_prompts):
+            prompt, answer = self.held_out[index]
+            wanted = len(answer) if run.padding == "masked" and not config.causal else run.sample_tokens
+            count = min(wanted, run.sample_tokens, config.context_length - len(prompt))
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
+                (made,) = lm.generate(
+                    [prompt], max_new_tokens=count, temperature=0.0, sampler=None if config.causal else "block"
+                )
+            asked, reference = self.tokenizer.decode(prompt), self.tokenizer.decode(answer)
+            calls = {"network_calls": made.network_calls}
+            records.append({"prompt": asked, "answer": made.fills[0], "reference": reference, **calls})
+        return records
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,10 @@ class Task(Protocol):
         """What the run asks for; None for no validation."""
         ...
 
+    def samples(self, done: int, model: Transformer, world: World, *, bfloat16: bool) -> list[Record]:
+        """What the network writes after `done` steps, if the run wants to see that: the `samples` of a record."""
+        ...
+
 
 def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None, block_length: int = 0) -> Objective:
     """The run's objective with the run's settings and the tokens that it needs.

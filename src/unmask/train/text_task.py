@@ -19,6 +19,7 @@ from unmask.data import packed, pipeline
 from unmask.data.source import Corpus
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
+from unmask.model import Transformer
 from unmask.model_directory import Stored
 from unmask.objectives import Corrupted, Objective, Rows
 from unmask.records import Record
@@ -86,6 +87,10 @@ class TextTask:
             unique_tokens=run.unique_tokens,
         )
         return TextBatches(run, windows, corrupt, rows)
+
+    def samples(self, done: int, model: Transformer, world: World, *, bfloat16: bool) -> list[Record]:
+        """None."""
+        return []
 
     def validation(self) -> Validation | None:
         """See `Validation.open`."""
