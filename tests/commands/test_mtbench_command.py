@@ -366,3 +366,67 @@ def test_fastchats_own_files_are_read_and_all_prompts_can_be_made(tmp_path):
     assert {task.prompt.name for task in tasks} == {"single-math-v1", "single-math-v1-multi-turn"}
     assert all(references[task.key.question_id].turns[0].text in task.user_prompt for task in tasks)
     assert answers.read(DATA / "reference_gpt-4.jsonl", found)[101].turns[0].seconds is None
+
+
+def test_a_report_has_scores_against_seconds_by_turn_and_category(unmask, place, judge):
+    judge.judgment = lambda body: "[[4]]" if "math" in body["messages"][0]["content"] else "[[8]]"
+    assert unmask("judge", "out", *GRADING, "--base-url", judge.url)[0] == 0
+    status, out, err = unmask("report", "out", *COMMON)
+    assert status == 0, err
+    assert "mdm beside arm: +0.00 points" in out
+    result = json.loads((place / "out/report/mt-bench.json").read_text())
+    assert (result["judge"], result["measure"], result["baseline"]) == ("judge", "score", "arm")
+    groups = {(each["category"], each["turn"]): each for each in result["models"]["mdm"]["groups"]}
+    assert set(groups) == {
+        ("all", "all"),
+        ("all", "1"),
+        ("all", "2"),
+        ("writing", "all"),
+        ("math", "all"),
+        ("stem", "all"),
+    }
+    assert groups["all", "all"]["score"]["value"] == pytest.approx((3 * 8 + 4 * 4) / 7)  # FastChat's mean over turns
+    low, high = groups["all", "all"]["score"]["ci95"]
+    assert 4 <= low < groups["all", "all"]["score"]["value"] < high <= 8
+    assert groups["all", "1"]["score"]["value"] == 6
+    assert groups["math", "all"]["score"] == {"value": 4.0, "ci95": None}
+    lines = (place / "out/report/mt-bench.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 6
+    page = (place / "out/report/index.html").read_text()
+    assert "MT-Bench: score against seconds" in page
+    assert "No judge graded" not in page
+    for name in ("mt-bench.svg", "mt-bench.png", "mt-bench-narrow-dark.svg"):
+        assert (place / "out/report/figures" / name).stat().st_size > 1000
+
+
+def test_without_a_judge_there_is_perplexity_and_the_page_says_that_it_is_no_score(unmask, place, models, answered):
+    status, _, err = unmask("report", "out", *COMMON)
+    assert status == 2
+    assert "has no grades: run unmask mtbench judge, or give --reference" in err
+    status, out, err = unmask("report", "out", *COMMON, "--reference", models / "arm", "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    figures = result["models"]["mdm"]["groups"][0]
+    assert (result["measure"], result["judge"]) == ("perplexity", None)
+    assert "score" not in figures
+    assert figures["perplexity"]["value"] > 1
+    assert figures["words"]["value"] > 0
+    assert "No judge graded these answers" in (place / "out/report/index.html").read_text()
+
+
+def test_a_report_compares_what_all_have_answered_and_tells_what_is_missing(unmask, place, models, answered, judge):
+    path = place / "out/model_answer/mdm.jsonl"
+    write_lines(path, [record for record in read_lines(path) if record["question_id"] != 3])
+    status, out, _ = unmask("report", "out", *COMMON, "--reference", models / "arm", "--json")
+    assert (json.loads(out)["questions"], json.loads(out)["turns"]) == (3, 6)
+    assert unmask("judge", "out", *GRADING, "--base-url", judge.url, "--models", "arm")[0] == 0
+    status, _, err = unmask("report", "out", *COMMON)
+    assert status == 1
+    assert "has no grade for turn 1 of question 1 by mdm: run unmask mtbench judge again" in err
+    assert unmask("report", "out", *COMMON, "--models", "arm")[0] == 0
+    status, _, err = unmask("report", "out", *COMMON, "--judge", "other")
+    assert "--judge other: has graded nothing here: there are judge" in err
+    write_lines(path, [])
+    write_lines(place / "others.jsonl", QUESTIONS[:3])
+    status, _, err = unmask("report", "out", "--questions", "others.jsonl", "--models", "arm")
+    assert "answers another set of questions than others.jsonl" in err

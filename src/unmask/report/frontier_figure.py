@@ -85,7 +85,7 @@ def _drawn(result: dict[str, Any], model: str) -> list[dict[str, Any]]:
 def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str], theme: Theme) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhline(0, color=theme.objectives["arm"], lw=1, alpha=0.6)
     mdms = _drawn(result, "mdm")
@@ -113,7 +113,8 @@ def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str
         axes.plot([time], [each["gap"]["value"]], "*", ms=13, mew=0, color=theme.objectives["arm"], label=label)
 
 
-def _plain(value: float, _: int) -> str:
+def plain_number(value: float, _: int) -> str:
+    """A tick without an exponent."""
     return f"{value:g}"
 
 

@@ -6,16 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from unmask.commands.mtbench import answers, judge
+from unmask.commands.mtbench import answers, judge, report
 
 Options = (
-    Annotated[answers.Answers, tyro.conf.subcommand("answers")] | Annotated[judge.Judge, tyro.conf.subcommand("judge")]
+    Annotated[answers.Answers, tyro.conf.subcommand("answers")]
+    | Annotated[judge.Judge, tyro.conf.subcommand("judge")]
+    | Annotated[report.Report, tyro.conf.subcommand("report")]
 )
 
 
-def run(options: answers.Answers | judge.Judge) -> None:
+def run(options: answers.Answers | judge.Judge | report.Report) -> None:
     """Do what the subcommand asks."""
     if isinstance(options, answers.Answers):
         answers.run(options)
-    else:
+    elif isinstance(options, judge.Judge):
         judge.run(options)
+    else:
+        report.run(options)
