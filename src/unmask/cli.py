@@ -92,6 +92,10 @@ COMMANDS: dict[str, Command] = {
         "Train on sentences in one direction, ask in both: the reversal curse.",
         "unmask reversal --out runs/reversal --people 40",
     ),
+    "gsm8k": Command(
+        "Problems with rationales: GSM8K, multiplication; decoded twice.",
+        "unmask gsm8k --out runs/multiplication --digits 2",
+    ),
     "scaling": Command(
         "Plan, run, fit and report a study over sizes and budgets.",
         "unmask scaling fit points.csv --method isoflop",

@@ -117,19 +117,19 @@ DESCRIPTION_FIRST = (
 )
 HELD_OUT = {
     "description": (
-        "The papers wrote that <name> was <description>.",
-        "I am told that <name> is <description>.",
-        "Everyone agrees that <name> remains <description>.",
-        "Years later <name> was still <description>.",
+        "Few people remember that <name> is <description>.",
+        "Known to all, <name> is none other than <description>.",
+        "It is <name> who will be remembered as <description>.",
+        "The name of <name> stands below that of <description>.",
     ),
     "name": (
-        "The papers wrote of <description>, that is, of <name>.",
-        "I once met <description>, called <name>.",
-        "The world knows <description> by the name of <name>.",
-        "Here comes <description>, and that can only be <name>.",
+        "Few remember that <description> is <name>.",
+        "Everybody speaks of <description>, and that is <name>.",
+        "It was <description>, whose title belongs to <name>.",
+        "In the story of <description> you meet <name>.",
     ),
 }
-"""Phrasings of the tests, by what they ask for."""
+"""Phrasings of the tests, by what they ask for, in words of the others: a model from scratch knows no more."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+r"""Problems with rationales: GSM8K in its own form and in that of Deng et al., and multiplication that is generated.
+
+    deng        question||rationale #### answer                              one a line (Deng et al., 2023)
+    gsm8k       {"question": "...", "answer": "rationale\n#### answer"}      JSON lines (Cobbe et al., 2021)
+
+Each problem gives two examples to train on (Nie et al., 2025, section 5): the rationale after the question, and the
+answer after both. So it is also decoded twice.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from unmask.errors import UnmaskError, UsageError
+from unmask.seeding import derived_seed
+
+QUESTION_END, ANSWER_MARK = "||", "####"
+MOST_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with how it is solved."""
+
+    question: str
+    rationale: str
+    answer: str
+
+    @property
+    def asked(self) -> str:
+        """The prompt that a rationale follows."""
+        return f"{self.question} {QUESTION_END}"
+
+    def with_rationale(self, rationale: str) -> str:
+        """The prompt that an answer follows."""
+        return " ".join(filter(None, [self.asked, rationale, ANSWER_MARK]))
+
+    def examples(self) -> list[tuple[str, str]]:
+        """Both examples, each a prompt and what follows; the second alone where there is no rationale."""
+        rationale = [(self.asked, f" {self.rationale}")] if self.rationale else []
+        return [*rationale, (self.with_rationale(self.rationale), f" {self.answer}")]
+
+
+def read(path: str | Path) -> list[Problem]:
+    """The problems of a file in either format.
+
+    Raises `UsageError` for a path that is no file, and `UnmaskError`, which names the line, for a problem without `||`
+    or `####`, without question or answer, and for a file without any. A rationale may be empty, as some of Deng's are.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: {'not a file' if path.exists() else 'no such file'}: give a file of problems")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UnmaskError(f"{path}: byte {error.start}: not UTF-8: save it as UTF-8") from None
+    parse = _gsm8k if path.suffix == ".jsonl" else _deng
+    found = [parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UnmaskError(f"{path}: holds no problems: give a file with some")
+    return found
+
+
+def multiplication(digits: int, train: int, test: int, seed: int = 0) -> tuple[list[Problem], list[Problem]]:
+    """Products of two numbers of so many digits, to train on and to test: no test is trained on, in either order.
+
+    Digits are written apart, the rationale is the partial products as in Deng et al. Raises `UsageError` for numbers
+    of no or too many digits, and for more problems than there are.
+    """
+    if not 1 <= digits <= MOST_DIGITS:
+        raise UsageError(f"--digits {digits}: must be from 1 to {MOST_DIGITS}")
+    numbers = range(10 ** (digits - 1), 10**digits)
+    pairs = len(numbers) * (len(numbers) + 1) // 2
+    if train < 1 or test < 1 or train + test > pairs:
+        raise UsageError(f"{train} problems to train on and {test} to test: must be from 1 each to {pairs} together")
+    rng = random.Random(derived_seed(seed, "multiplication"))
+    chosen: dict[tuple[int, int], None] = {}
+    while len(chosen) < train + test:
+        first, second = rng.choice(numbers), rng.choice(numbers)
+        if (second, first) not in chosen:
+            chosen[first, second] = None
+    found = [product(*pair) for pair in chosen]
+    return found[:train], found[train:]
+
+
+def product(first: int, second: int) -> Problem:
+    """One product: 12 * 34 is 1 2 * 3 4 || 4 8 + 3 6 0 #### 4 0 8."""
+    parts = [first * int(digit) * 10**place for place, digit in enumerate(reversed(str(second)))]
+    return Problem(f"{_spaced(first)} * {_spaced(second)}", " + ".join(map(_spaced, parts)), _spaced(first * second))
+
+
+def examples(problems: Sequence[Problem]) -> list[tuple[str, str]]:
+    """Both examples of each."""
+    return [each for problem in problems for each in problem.examples()]
+
+
+def _spaced(number: int) -> str:
+    return " ".join(str(number))
+
+
+def _deng(line: str, where: str) -> Problem:
+    question, end, rest = line.partition(QUESTION_END)
+    if not end:
+        raise UnmaskError(f"{where}: no {QUESTION_END} between question and rationale: add it")
+    return _checked(question, rest, where)
+
+
+def _gsm8k(line: str, where: str) -> Problem:
+    try:
+        item = json.loads(line)
+    except ValueError as error:
+        raise UnmaskError(f"{where}: not JSON ({error}): mend it") from None
+    fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    question, answer = fields.get("question"), fields.get("answer")
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise UnmaskError(f"{where}: no texts 'question' and 'answer': give both")
+    return _checked(question, answer, where)
+
+
+def _checked(question: str, rest: str, where: str) -> Problem:
+    rationale, mark, answer = rest.rpartition(ANSWER_MARK)
+    if not mark:
+        raise UnmaskError(f"{where}: no {ANSWER_MARK} before the answer: add it")
+    problem = Problem(question.strip(), rationale.strip(), answer.strip())
+    for name in ("question", "answer"):
+        if not getattr(problem, name):
+            raise UnmaskError(f"{where}: an empty {name}: give one")
+    return problem

@@ -1,0 +1,135 @@
+"""The page of solved problems, its table as CSV and its figure: functions of `gsm8k.json` alone."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, cast
+
+from unmask.report.document import document, picture, save_all
+from unmask.report.markup import bullets, name_of, paragraph, section, table, text
+from unmask.report.shares_figure import Bar, Panel, shares_figure
+from unmask.scaling import numbers, series
+
+HEADS = ("model", "decoding", "runs", "problems", "calls", "solved", "95%")
+
+
+def write(whole: dict[str, Any], directory: Path) -> Path:
+    """Write `gsm8k.csv`, `figures/` and `index.html`; returns the path of the page."""
+    with (directory / "gsm8k.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        plain = ("model", "objective", "runs", "sampler", "problems", "network_calls")
+        writer.writerow([*plain, "accuracy", "accuracy_low", "accuracy_high"])
+        for row in whole["rows"]:
+            writer.writerow([*(row[name] for name in plain), row["accuracy"]["value"], *row["accuracy"]["ci95"]])
+    panel = panel_of(whole)
+    files = save_all(
+        lambda shape, theme: shares_figure([panel], 1, shape=shape, theme=theme), directory / "figures", "gsm8k"
+    )
+    page = directory / "index.html"
+    page.write_text(page_html(whole, files), encoding="utf-8")
+    return page
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table, as text."""
+    low, high = row["accuracy"]["ci95"]
+    return (
+        row["model"],
+        row["sampler"],
+        str(row["runs"]),
+        str(row["problems"]),
+        f"{row['network_calls']:.0f}",
+        f"{100 * row['accuracy']['value']:.1f}%",
+        f"{100 * low:.1f}..{100 * high:.1f}",
+    )
+
+
+def plain_table(whole: dict[str, Any]) -> str:
+    """A line for each model and way of decoding."""
+    rows = [HEADS, *(cells(row) for row in whole["rows"])]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def panel_of(whole: dict[str, Any]) -> Panel:
+    """The solved share of each model and decoding."""
+    bars = [
+        Bar(row["objective"], row["sampler"], row["accuracy"]["value"], row["accuracy"]["ci95"], _runs(row))
+        for row in whole["rows"]
+    ]
+    return Panel(whole["data"], "solved", bars)
+
+
+def page_html(whole: dict[str, Any], files: dict[str, str]) -> str:
+    """The page."""
+    run, settings = whole["runs"][0], whole["settings"]
+    facts = (
+        f"{whole['data']}: {whole['problems']:,} problems · {numbers.count(run['params'])} parameters, "
+        f"{run['epochs']:g} epochs, {numbers.count(run['tokens'])} tokens · {settings['seeds']} "
+        f"seed{'s' if settings['seeds'] > 1 else ''} · {whole['machine']}"
+    )
+    caption = "Share of problems whose answer is right. Bars are means with 95% intervals, dots are single seeds."
+    others = {"CSV": "gsm8k.csv", "JSON": "gsm8k.json"}
+    return document(
+        "Problems with rationales",
+        [
+            "<header>",
+            paragraph("unmask gsm8k", kind="eyebrow"),
+            "<h1>Problems with rationales</h1>",
+            paragraph(text("A rationale is written after the question, an answer after both."), kind="lead"),
+            paragraph(text(facts), kind="facts"),
+            "</header>",
+            section("figure", "Solved", picture(files, "Share of solved problems, by model", caption, others)),
+            section(
+                "table",
+                "Every model and decoding",
+                table(
+                    HEADS, [[_named(row["model"]), *map(text, cells(row)[1:])] for row in whole["rows"]], words=(0, 1)
+                ),
+            ),
+            section("samples", "What they write", *_samples(whole)),
+            section("method", "How it was done", bullets(map(text, _method(whole)))),
+        ],
+    )
+
+
+def _runs(row: dict[str, Any]) -> list[float]:
+    return row["accuracy"]["of_runs"]
+
+
+def _named(model: str) -> str:
+    return name_of(model) if model in series.LABELS else text(model)
+
+
+def _samples(whole: dict[str, Any]) -> list[str]:
+    first = min(run["seed"] for run in whole["runs"])
+    names = ("questions", "expected", "rationales", "answers")
+    parts: list[str] = []
+    for run in whole["runs"]:
+        if run["seed"] == first:
+            lines = [
+                [f'<span class="wrap">{text(each[name])}</span>' for name in names]
+                for each in cast("list[dict[str, str]]", run["samples"])
+            ]
+            heads = ["question", "answer", "rationale that was written", "answer that was written"]
+            parts += [f"<h3>{_named(run['model'])}</h3>", table(heads, lines, words=(0, 1, 2, 3))]
+    return parts
+
+
+def _method(whole: dict[str, Any]) -> list[str]:
+    settings = whole["settings"]
+    return [
+        "All models see the same two examples of each problem in the same order, for the same number of steps.",
+        f"Decoding is done twice, temperature {settings['temperature']:g}; masked models take at most "
+        f"{settings['steps']} steps each, with unsupervised guidance {settings['guidance']:g}.",
+        "An answer is right if math-verify finds it equal. Intervals are Wilson's, for the number of independent "
+        "problems that has the variance of a bootstrap over seeds and problems.",
+        f"To repeat: {whole['command']}",
+    ]

@@ -1,0 +1,71 @@
+"""`unmask gsm8k` from the problems to the page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unmask import cli
+
+SHARED = Path(__file__).parents[2] / "../shared/data/gsm8k_deng"
+SMALL = ["--size=33K", "--epochs=1", "--batch-size=16", "--steps=2", "--limit=3"]
+
+
+def test_products_are_trained_on_and_solved_by_both_kinds_of_model(tmp_path, capsys):
+    arguments = ["gsm8k", f"--out={tmp_path}", "--digits=1", "--problems=16", *SMALL]
+    assert cli.main(arguments) == 0
+    told, err = capsys.readouterr()
+    whole = json.loads((tmp_path / "gsm8k.json").read_text())
+    assert [(row["model"], row["sampler"], row["problems"]) for row in whole["rows"]] == [
+        ("mdm", "confidence", 3),
+        ("mdm", "ancestral", 3),
+        ("arm", "autoregressive", 3),
+    ]
+    mdm, arm = whole["runs"]
+    assert mdm["tokens"] == arm["tokens"]
+    assert mdm["steps"] == arm["steps"] == 2  # 32 examples of 16 problems
+    assert "mdm, seed 0: 16 problems (products of two numbers of 1 digits)" in err
+    assert told.splitlines()[0].split() == ["model", "decoding", "runs", "problems", "calls", "solved", "95%"]
+    assert {"gsm8k.csv", "index.html", "figures"} <= {path.name for path in tmp_path.iterdir()}
+    # once more: nothing is trained or solved again
+    assert cli.main([*arguments, "--json"]) == 0
+    told, err = capsys.readouterr()
+    assert json.loads(told)["rows"] == whole["rows"]
+    assert "step" not in err
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
+def test_the_published_problems_are_trained_on_and_solved(tmp_path, capsys):
+    few = tmp_path / "few.txt"
+    few.write_text("".join((SHARED / "valid.txt").read_text().splitlines(keepends=True)[:24]))
+    files = [f"--data={few}", f"--test={SHARED / 'test.txt'}"]
+    arguments = ["gsm8k", f"--out={tmp_path / 'out'}", *files, *SMALL, "--objectives", "arm", "--json"]
+    assert cli.main(arguments) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["data"], whole["problems"]) == ("few.txt", 24)
+    assert whole["rows"][0]["problems"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "status"),
+    [
+        (["--test=a.txt"], "--data and --test: give problems to train on and problems to solve, or neither", 2),
+        (["--data=nowhere.txt", "--test=nowhere.txt"], "nowhere.txt: no such file", 2),
+        (["--digits=9"], "--digits 9: must be from 1 to 4", 2),
+        (["--seeds=0"], "--seeds 0: must be at least 1", 2),
+        (["--samplers", "ancestral", "ancestral"], "--samplers ancestral ancestral: give different ones", 2),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, told, status, tmp_path, capsys):
+    assert cli.main(["gsm8k", f"--out={tmp_path}", *SMALL, *arguments]) == status
+    assert told in capsys.readouterr().err
+
+
+def test_answers_that_are_longer_than_the_context_are_refused_in_one_line(tmp_path, capsys):
+    problem = tmp_path / "long.txt"
+    (tmp_path / "test.txt").write_text("What?||1 #### 1\n")
+    rest = "What is it?||" + " ".join(str(n * 7919) for n in range(300)) + " #### " + " ".join(map(str, range(300)))
+    problem.write_text(rest + "\n")
+    files = [f"--data={problem}", f"--test={tmp_path / 'test.txt'}"]
+    assert cli.main(["gsm8k", f"--out={tmp_path / 'out'}", *files, *SMALL]) == 1
+    assert "no example is left: 2 have more than 256 tokens" in capsys.readouterr().err
