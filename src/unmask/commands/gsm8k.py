@@ -76,10 +76,10 @@ def run(options: Options) -> None:
     from rich.console import Console
 
     from unmask import machine
-    from unmask.commands.training import Stopped
     from unmask.data.digests import write_atomically
     from unmask.evals import problems as evals
     from unmask.report import problems_page
+    from unmask.train.resumed import Stopped
 
     evals.check_installed()
     _check(options)
@@ -141,8 +141,8 @@ def _problems(options: Options, seed: int) -> tuple[list[Problem], list[Problem]
 
 def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, Any]]:
     """Train each model with one seed and let it solve."""
-    from unmask.commands.training import trained
     from unmask.recipes import problems as recipe
+    from unmask.train.resumed import trained
 
     train, test, source = _problems(options, seed)
     folder = options.out / f"seed-{seed}"

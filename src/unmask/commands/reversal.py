@@ -74,10 +74,10 @@ def run(options: Options) -> None:
     from rich.console import Console
 
     from unmask import machine
-    from unmask.commands.training import Stopped
     from unmask.data.digests import write_atomically
     from unmask.evals import reversal as evals
     from unmask.report import reversal_page
+    from unmask.train.resumed import Stopped
 
     evals.check_installed()
     _check(options)
@@ -129,10 +129,10 @@ def _check(options: Options) -> None:
 
 def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, Any]]:
     """Train each model with one seed and ask it."""
-    from unmask.commands.training import trained
     from unmask.data import reversal as data
     from unmask.evals import perplexity
     from unmask.recipes import reversal as recipe
+    from unmask.train.resumed import trained
 
     found = data.generate(options.people, seed) if options.data is None else data.read(options.data)
     tests = {

@@ -1,4 +1,4 @@
-"""What commands share that train several models: one after the other, each going on where it stopped."""
+"""A training for commands that train several models one after the other, each going on where it stopped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from unmask.config import RunConfig
+from unmask.train.loop import train
+from unmask.train.progress import TrainingProgress
 
 
 class Stopped(Exception):  # noqa: N818
@@ -19,9 +21,6 @@ def trained(config: RunConfig, place: Path, console: Console) -> dict[str, Any]:
 
     Raises `Stopped` when a signal stopped it.
     """
-    from unmask.train.loop import train
-    from unmask.train.progress import TrainingProgress
-
     last: dict[str, Any] = {}
     with TrainingProgress(console) as progress:
         for last in train(config, place, resume=True, on_request=progress.stopping):
