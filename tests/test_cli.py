@@ -1,8 +1,9 @@
 """The command line: help, dispatch, exit statuses, and one line instead of a traceback."""
 
-from __future__ import importlib
+from __future__ import annotations
 
 import errno
+import importlib
 import importlib.metadata
 import os
 import pkgutil
