@@ -162,10 +162,14 @@ def bleu_sums(written: str, answer: str) -> list[float]:
 
 
 def corpus_bleu(sums_F: Floats) -> float:
-    """BLEU of a corpus as sacrebleu has it, from the sums of `bleu_sums` over its texts."""
+    """BLEU of a corpus as sacrebleu has it, from the sums of `bleu_sums` over its texts.
+
+    Of the order of the longest n-grams that there are: a name has no four words.
+    """
     counts = list(map(int, sums_F))
     compute = _sentence_metric().compute_bleu
-    return float(compute(counts[:4], counts[4:8], counts[8], counts[9], smooth_method="exp").score)
+    score = compute(counts[:4], counts[4:8], counts[8], counts[9], smooth_method="exp", effective_order=True)
+    return float(score.score)
 
 
 def summarise_runs(runs: Sequence[dict[str, Any]], *, shared: bool, seed: int = 0) -> list[dict[str, Any]]:
