@@ -23,7 +23,8 @@ from unmask.errors import UsageError
 from unmask.hf import config as hf_config
 from unmask.hf.config import UnmaskConfig
 from unmask.hf.generation import DiffusionGeneration
-from unmask.model import Block, Transformer, rotary_tables
+from unmask.layers import Block, rotary_tables
+from unmask.model import Transformer
 from unmask.model_directory import MODEL_TYPE
 
 
