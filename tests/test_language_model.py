@@ -200,6 +200,17 @@ def test_several_prompts_give_what_each_gives_alone(kind, options, request):
     assert together[0].tokens != together[5].tokens  # another seed
 
 
+@pytest.mark.parametrize("kind", ["mdm", "arm"])
+def test_an_empty_prompt_is_a_text_from_its_beginning_and_no_prompts_are_no_texts(kind, request):
+    lm = request.getfixturevalue(kind)
+    generation = lm.generate("", max_new_tokens=9, seed=1)
+    assert generation.text == generation.fills[0]
+    assert len(generation.tokens) == 9
+    assert min(generation.reveal_steps) == 0
+    assert same(lm.generate([[]], max_new_tokens=9, seed=1)[0], generation)
+    assert lm.generate([], max_new_tokens=9) == []
+
+
 @pytest.mark.parametrize(("kind", "options"), SAMPLED)
 def test_one_seed_gives_one_result(kind, options, request):
     lm = request.getfixturevalue(kind)

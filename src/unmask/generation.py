@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -116,6 +116,49 @@ class Sampling:
     on_step: OnStep | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The sampler's own."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | Weight = 0.0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        suppress: Collection[int] = (),
+        batch_size: int = 16,
+        cache: Cache | None = None,
+        on_step: OnStep | None = None,
+        **options: Any,
+    ) -> Sampling:
+        """From keyword arguments, as `LanguageModel.generate` and `infill` take them.
+
+        `sampler` is a name in `SAMPLERS`, by default "confidence", for an ARM "autoregressive" and for a block-causal
+        network "block"; `options` are its own keyword arguments. `steps` None is one per token. More steps than masks
+        are allowed: those that reveal nothing cost nothing ("remask" takes tokens back in them). The autoregressive
+        sampler always takes one per token. `guidance` is a weight, or a function of the revealed share such as
+        `guidance.Ramp`. `temperature`, `top_k`, `top_p` and `min_p` are those of `samplers.Draw`; `suppress` are ids
+        that are never drawn. `cache` is an approximate one for a bidirectional network; the others have an exact one
+        anyway. `batch_size` rows run at a time, those of similar length together.
+
+        Raises `UsageError` on numbers out of range.
+        """
+        return cls(
+            sampler,
+            steps,
+            guidance,
+            Draw(temperature, top_k, top_p, min_p),
+            repetition_penalty,
+            frozenset(suppress),
+            batch_size,
+            cache,
+            on_step,
+            options,
+        )
 
     def __post_init__(self) -> None:
         """Raises `UsageError` on a batch size below 1."""

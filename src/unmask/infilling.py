@@ -67,6 +67,12 @@ def choices(parts: Sequence[Part]) -> list[list[str | int]]:
     return [list(choice) for choice in itertools.product(*options)]
 
 
+def with_lengths(text: str, lengths: Sequence[int]) -> str:
+    """`text` with blanks of these `lengths`, one for each that it has."""
+    left = iter(lengths)
+    return BLANK.sub(lambda match: match[0] if match[0] == "\\_" else f"_[{next(left)}]", text)
+
+
 def encode(parts: Sequence[str | int], tokenizer: Encoder, mask_id: int) -> tuple[list[int], list[range]]:
     """The tokens of `parts` with `mask_id` in the blanks, and where each blank stands."""
     tokens: list[int] = []

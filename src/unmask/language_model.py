@@ -9,7 +9,7 @@ Shapes: B rows, L positions.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -22,13 +22,11 @@ from unmask.data import chat_template
 from unmask.data.conversations import Message
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
-from unmask.generation import Cache, Candidate, Filled, Generation, Passage, Sampling
-from unmask.guidance import Weight
+from unmask.generation import Candidate, Filled, Generation, Passage, Sampling
 from unmask.likelihood import Estimate
 from unmask.logits_fn import LogitsFn
 from unmask.model import Transformer
 from unmask.network_logits import CausalLogits, MaskedLogits
-from unmask.samplers import Draw, OnStep
 
 Text = str | Sequence[int]
 """A text, or the ids of its tokens."""
@@ -97,33 +95,17 @@ class LanguageModel:
         *,
         chat: bool = False,
         max_new_tokens: int = 64,
-        sampler: str | None = None,
-        steps: int | None = None,
-        guidance: float | Weight = 0.0,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        suppress: Collection[int] = (),
-        cache: Cache | None = None,
         seed: int | Sequence[int] = 0,
-        batch_size: int = 16,
-        on_step: OnStep | None = None,
-        **options: Any,
+        **settings: Any,
     ) -> Generation | list[Generation]:
         """Write `max_new_tokens` tokens after `prompt`, or after each of several prompts, which may be ids.
 
         With `chat` a prompt is what a user says, put into the tokenizer's chat template (where it has none, Vicuna's):
         what is written is the answer, which `fills` has alone.
 
-        `sampler` is a name in `SAMPLERS`, by default "confidence", for an ARM "autoregressive" and for a block-causal
-        network "block"; `options` are its own keyword arguments. `steps` None is one per token; the autoregressive
-        sampler always takes that. `guidance` is a weight, or a function of the revealed share such as `guidance.Ramp`.
-        `temperature`, `top_k`, `top_p` and `min_p` are those of `samplers.Draw`; `suppress` are ids that are never
-        drawn. `cache` is an approximate one for a bidirectional network; the others have an exact one anyway. `seed` is
-        one for all prompts (each gives what it gives alone) or one for each. `batch_size` rows run at a time, those of
-        similar length together; `on_step` sees each batch, with `PADDING` behind shorter rows.
+        A prompt may be empty: the text begins with what is written. `settings` are those of `generation.Sampling.of`:
+        `sampler`, `steps`, `guidance`, `temperature` and so on, and a sampler's own. `seed` is one for all prompts
+        (each gives what it gives alone) or one for each; `on_step` sees each batch, with `PADDING` behind shorter rows.
 
         Raises `UsageError` on an unknown sampler or option, a number out of range, text longer than the context, and
         for an ARM on guidance or a sampler that needs a mask token.
@@ -143,19 +125,7 @@ class LanguageModel:
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(prompts):
             raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one, or one for each")
-        settings = Sampling(
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            draw=Draw(temperature, top_k, top_p, min_p),
-            repetition_penalty=repetition_penalty,
-            suppress=frozenset(suppress) | self._padding,
-            batch_size=batch_size,
-            cache=cache,
-            on_step=on_step,
-            options=options,
-        )
-        filled = self._fill(passages, settings, seeds)
+        filled = self._fill(passages, Sampling.of(**settings), seeds)
         generations = [self._generation(*each) for each in zip(passages, filled, seeds, strict=True)]
         return generations[0] if isinstance(prompt, str) else generations
 
@@ -163,21 +133,9 @@ class LanguageModel:
         self,
         text: str,
         *,
-        sampler: str | None = None,
-        steps: int | None = None,
-        guidance: float | Weight = 0.0,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        suppress: Collection[int] = (),
-        cache: Cache | None = None,
         seed: int = 0,
-        batch_size: int = 16,
         num_samples: int = 128,
-        on_step: OnStep | None = None,
-        **options: Any,
+        **settings: Any,
     ) -> Generation:
         r"""Fill the blanks of `text`: `_` is a blank of one token, `__` of two, `_[20]` of twenty, `\_` an underscore.
 
@@ -198,19 +156,7 @@ class LanguageModel:
         passages = [Passage(*infilling.encode(parts, self.tokenizer, self.mask_id), stops=False) for parts in choices]
         longest = max(len(passage.tokens) for passage in passages)
         self._check_length(longest, f"infill text of {longest} tokens")
-        settings = Sampling(
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            draw=Draw(temperature, top_k, top_p, min_p),
-            repetition_penalty=repetition_penalty,
-            suppress=frozenset(suppress) | self._padding,
-            batch_size=batch_size,
-            cache=cache,
-            on_step=on_step,
-            options=options,
-        )
-        filled = self._fill(passages, settings, [seed] * len(passages))
+        filled = self._fill(passages, Sampling.of(**settings), [seed] * len(passages))
         if len(passages) == 1:
             return self._generation(passages[0], filled[0], seed)
         return self._best_length(passages, filled, seed, num_samples)
@@ -364,7 +310,7 @@ class LanguageModel:
             self.model,
             self.logits_fn,
             passages,
-            settings,
+            replace(settings, suppress=settings.suppress | self._padding),
             seeds,
             mask_id=self.mask_id,
             eos_id=self.tokenizer.eos_id,

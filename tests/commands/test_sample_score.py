@@ -174,6 +174,22 @@ def test_a_trace_holds_every_step_of_every_sample(mdm, tmp_path, capsys):
         for step in sample["steps"]:
             for reveal in step["revealed"]:
                 assert sample["tokens"][reveal["position"]] == reveal["token"]
+    page = trace.with_suffix(".html")
+    assert str(page) in out
+    assert page.read_text().count("<blockquote>") == 2 * 2
+
+
+def test_the_trace_of_searched_blanks_is_that_of_the_length_that_was_taken(mdm, tmp_path, capsys):
+    for seed in range(4):
+        trace = tmp_path / f"{seed}.json"
+        arguments = ("--infill", "We the _[1-6] of the", "--seed", str(seed), "--trace", str(trace), "--json")
+        status, out, _ = unmask(capsys, "sample", mdm, *arguments)
+        assert status == 0
+        (sample,) = json.loads(trace.read_text())["samples"]
+        assert out.count("\n") == 1
+        revealed = {r["position"]: r["token"] for step in sample["steps"] for r in step["revealed"]}
+        assert revealed == {p: sample["tokens"][p] for p, step in enumerate(sample["reveal_steps"]) if step >= 0}
+        assert len(revealed) == sample["candidates"][0]["lengths"][0]
 
 
 def test_a_cache_tells_its_drift_and_searched_blanks_their_lengths(mdm, capsys):

@@ -168,6 +168,16 @@ def test_guided_sampling_counts_both_passes(name):
         assert waves_calls.tolist() == [6, 4]
 
 
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_more_steps_than_masks_fill_every_mask_and_cost_no_more_than_one_call_for_each(name, options):
+    tokens_BL = torch.tensor([[3, 0, 3, 3, 1, 3, 3, 2], [0, 1, 3, 0, 1, 2, 2, 2]])
+    sampled = SAMPLERS[name](Waves(3), tokens_BL, mask_id=3, steps=60, generator=generators(2), **options)
+    assert (sampled.tokens_BL != 3).all()
+    assert (sampled.reveal_step_BL < 60).all()
+    if "remask" not in (name, options.get("inner")):  # which takes tokens back in the steps that are left
+        assert (sampled.network_calls_B <= torch.tensor([5, 1])).all()
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(
     ("changes", "words"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +44,7 @@ class Options:
     device: str = "auto"
     """Where to run: auto, cpu, cuda."""
     trace: Path | None = None
-    """Write what each step revealed, and how confidently, to this JSON file."""
+    """Write what each step revealed, and how confidently, to this JSON file, and a page that shows it beside it."""
     json: bool = False
     """Print one JSON object a line for each text."""
 
@@ -55,6 +55,8 @@ def run(options: Options) -> None:
         raise UsageError(f"--num-samples {options.num_samples}: must be at least 1")
     if options.infill is not None and options.prompt:
         raise UsageError("--prompt and --infill exclude each other: write the prompt into the text with blanks")
+    if options.trace is not None and options.trace.suffix == ".html":
+        raise UsageError(f"--trace {options.trace}: is for JSON, and its page takes that name: give a name in .json")
     if options.chat and not options.prompt:
         raise UsageError("--chat: there is nothing to answer: give --prompt")
 
@@ -68,6 +70,8 @@ def run(options: Options) -> None:
         seed = options.seed + number
         trace = Trace()
         generation = _watch(lm, options, seed, trace) if watched else _generate(lm, options, seed, trace.on_step)
+        if generation.candidates and options.trace is not None:  # of all the lengths that were tried, the one taken
+            trace = _of_length(lm, options, seed, generation.candidates[0].lengths)
         traces.append({"pieces": lm.pieces(generation.tokens), "steps": trace.steps, **generation.to_dict()})
         if options.json:
             print(json.dumps(generation.to_dict(), ensure_ascii=False))
@@ -77,8 +81,13 @@ def run(options: Options) -> None:
             print(f"{text}\n[{generation.sampler}, seed {seed}: {calls}, {generation.seconds:.2f} s]")
             _print_details(generation)
     if options.trace is not None:
-        text = json.dumps({"model": str(options.model), "mask_id": lm.mask_id, "samples": traces}, ensure_ascii=False)
-        options.trace.write_text(text + "\n", encoding="utf-8")
+        from unmask.report import trace_page
+
+        written = {"model": str(options.model), "mask_id": lm.mask_id, "samples": traces}
+        options.trace.write_text(json.dumps(written, ensure_ascii=False) + "\n", encoding="utf-8")
+        page = trace_page.write(written, options.trace.with_suffix(".html"))
+        if not options.json:
+            print(f"[{page}]")
 
 
 def _print_details(generation: Generation) -> None:
@@ -104,6 +113,17 @@ def _generate(lm: LanguageModel, options: Options, seed: int, on_step: OnStep | 
     if options.infill is not None:
         return lm.infill(options.infill, **common)
     return lm.generate(options.prompt, chat=options.chat, max_new_tokens=options.max_new_tokens, **common)
+
+
+def _of_length(lm: LanguageModel, options: Options, seed: int, lengths: list[int]) -> Trace:
+    """The trace of a text whose blanks have these lengths; a row is the same whatever else is in its batch."""
+    from unmask.infilling import with_lengths
+    from unmask.samplers import Trace
+
+    trace = Trace()
+    assert options.infill is not None
+    _generate(lm, replace(options, infill=with_lengths(options.infill, lengths)), seed, trace.on_step)
+    return trace
 
 
 def _watch(lm: LanguageModel, options: Options, seed: int, trace: Trace) -> Generation:
