@@ -73,11 +73,11 @@ def plan(**fields: str) -> Plan:
     return Plan(runs, **fields)
 
 
-def write_run(place: Path, run: PlannedRun, *, seed: int = 0, noise: float = 0.004) -> None:
-    """What a trainer leaves in a run directory, with the loss from the known laws."""
+def write_run(place: Path, run: PlannedRun, *, seed: int = 0, noise: float = 0.004, penalty: float = 0.0) -> None:
+    """What a trainer leaves in a run directory, with the loss from the known laws and a `penalty` on top."""
     place.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, *run.name.encode()])
-    loss = LAWS[run.objective].loss(run.flops, run.params) + noise * rng.standard_normal()
+    loss = LAWS[run.objective].loss(run.flops, run.params) + noise * rng.standard_normal() + penalty
     seconds = run.flops / 4e10
     config = {"objective": run.objective, "size": run.size, "steps": run.steps, "seed": run.seed}
     config |= {"batch_size": run.batch_size, "length": run.length}

@@ -108,7 +108,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(page):
 
 def test_the_page_has_all_its_parts(page):
     ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    assert ids == {"scaling", "fits", "temporal", "samples", "limits", "runs", "again"}
+    assert ids == {"scaling", "fits", "parametric", "temporal", "samples", "limits", "runs", "again"}
     for words in ("Which?", "Some text", "unmask demo", "2 CPU cores", "2.13.0", "41 s", "upper bound", "6 N D"):
         assert words in page.text
 
@@ -258,3 +258,48 @@ def test_the_page_says_how_the_learning_rates_of_the_sizes_were_chosen(tmp_path)
         runs = [dataclasses.replace(run, settings={"parametrization": scheme}) for run in synthetic.plan().runs]
         study = run_study(Plan(tuple(runs)), tmp_path / scheme, lambda run, place: synthetic.write_run(place, run))
         assert any(told in sentence for sentence in findings.limits(study, None))
+
+
+def repeating_study(directory: Path):
+    """Two objectives at three budgets, and at the middle one twice more on fewer distinct tokens."""
+    fresh = [dataclasses.replace(run, unique_tokens=10**9) for run in synthetic.plan().runs]
+    pools = [
+        dataclasses.replace(run, unique_tokens=run.tokens // epochs, name=f"{run.name}-x{epochs}")
+        for run in fresh
+        for epochs in (4, 16)
+        if run.flops == 8e12
+    ]
+
+    def train(run, place):
+        seen = run.tokens / min(run.unique_tokens, run.tokens)
+        synthetic.write_run(place, run, penalty=(0.01 if run.objective == "mdm" else 0.05) * (seen - 1))
+
+    return run_study(Plan((*fresh, *pools)), directory, train)
+
+
+def test_repeated_runs_get_a_law_a_figure_and_a_table_of_what_repeats_cost(tmp_path):
+    repeating_study(tmp_path)
+    page = Page(write_report(tmp_path, bootstrap=20))
+    page.check_links()
+    assert {"parametric", "repeats"} <= {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    rows = [row for row in page.cells if len(row) == 7 and row[0] == "ARM"]
+    (row,) = (row for row in rows if row[2] == "804K" and row[4].startswith("16"))
+    assert float(row[6].replace("−", "-")) == pytest.approx(0.05 * 15, abs=0.02)
+    for name in ("fits-parametric.json", "fits-repeated.json", "report/figures/repeats.png"):
+        assert (tmp_path / name).exists()
+    laws = json.loads((tmp_path / "fits-repeated.json").read_text())["objectives"]
+    assert laws["arm"]["R_D"]["value"] < laws["mdm"]["R_D"]["value"]
+    assert json.loads((tmp_path / "fits-parametric.json").read_text())["points"] == 24
+
+
+def test_without_repeats_the_page_has_no_word_of_them(page):
+    assert "repeats" not in {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert not (page.path.parents[1] / "fits-repeated.json").exists()
+
+
+def test_too_few_runs_for_a_parametric_law_are_told(tmp_path):
+    plan = synthetic.plan()
+    few = [run for run in plan.runs if run.objective == "mdm" or run.flops == 2e12]
+    run_study(Plan(tuple(few)), tmp_path, lambda run, place: synthetic.write_run(place, run))
+    page = Page(write_report(tmp_path, bootstrap=0))
+    assert "Without a law: arm has 4 runs: five parameters take at least 6" in page.text

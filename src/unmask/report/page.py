@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask.errors import UsageError
-from unmask.report import findings, tables
+from unmask.report import findings, isoflop_tables, surface, tables
 from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation
 from unmask.report.markup import (
     bullets,
-    decimals,
-    interval,
     name_of,
     paragraph,
     plus_minus,
@@ -26,10 +24,10 @@ from unmask.report.markup import (
     text,
 )
 from unmask.report.samples import sample_figures
+from unmask.report.surface import Surfaces, fit_surfaces
 from unmask.scaling import numbers
-from unmask.scaling.isoflop import IsoflopFit, Minimum, fit_isoflop
+from unmask.scaling.isoflop import IsoflopFit, fit_isoflop
 from unmask.scaling.json_fits import dumps
-from unmask.scaling.laws import PowerLaw
 from unmask.scaling.points import split_by_data, write_csv
 from unmask.scaling.study import FinishedRun, Study
 
@@ -46,6 +44,10 @@ FIGURES = {
     "residuals": (
         "How far each run lies from the parabola of its budget, stronger the larger the budget; the band is two "
         "standard deviations of a run's noise as estimated. A pattern in size says that a parabola is the wrong curve."
+    ),
+    "repeats": (
+        "What repeats cost. Each line is one size and one budget, trained on fewer and fewer distinct tokens; its "
+        "height is the loss over that of the run with the most distinct tokens."
     ),
 }
 
@@ -70,19 +72,30 @@ def write_report(directory: Path, *, bootstrap: int = 1000, seed: int = 0) -> Pa
         unfit = str(error).removeprefix(f"{directory}: ")
         (directory / "fits.json").unlink(missing_ok=True)
 
-    points = split_by_data(study.points)
+    surfaces = fit_surfaces(study.points, bootstrap=bootstrap, seed=seed)
+    for name, each in (("parametric", surfaces.parametric), ("repeated", surfaces.repeated)):
+        place = directory / f"fits-{name}.json"
+        place.unlink(missing_ok=True)
+        if each is not None:
+            place.write_text(dumps(each, study.points) + "\n", encoding="utf-8")
+
     report = directory / "report"
     report.mkdir(exist_ok=True)
-    files = figures.save_all(points, fit, report / "figures")
+    files = figures.save_all(study.points, fit, report / "figures")
     write_csv(study.points, report / "points.csv")
     tables.write(study, fit, report / "tables")
     page = report / "index.html"
-    page.write_text(page_html(study, fit, unfit, evaluation, files), encoding="utf-8")
+    page.write_text(page_html(study, fit, unfit, surfaces, evaluation, files), encoding="utf-8")
     return page
 
 
 def page_html(
-    study: Study, fit: IsoflopFit | None, unfit: str, evaluation: Evaluation | None, files: dict[str, dict[str, str]]
+    study: Study,
+    fit: IsoflopFit | None,
+    unfit: str,
+    surfaces: Surfaces,
+    evaluation: Evaluation | None,
+    files: dict[str, dict[str, str]],
 ) -> str:
     """The page. `unfit` is why there is no `fit`; `files` are the figures as `figures.save_all` names them."""
     plan = study.plan
@@ -92,10 +105,12 @@ def page_html(
         section(
             "scaling",
             "How loss changes with size and compute",
-            *(_figure(name, variants) for name, variants in files.items()),
+            *(_figure(name, variants) for name, variants in files.items() if name != "repeats"),
             *(paragraph(*findings.comparison(gap)) for gap in (fit.gaps if fit else ())),
         ),
-        section("fits", "The fits", *_fits(fit)) if fit else "",
+        section("fits", "The fits", *isoflop_tables.fits(fit)) if fit else "",
+        section("parametric", "One law in N and D", *_parametric(surfaces)),
+        section("repeats", "Repeated data", *_repeats(study, surfaces, files)),
         section("temporal", "Text of the same period and later text", *_temporal(evaluation)) if evaluation else "",
         section("samples", "What the models write", *sample_figures(samples)),
         section("limits", "What this study can and cannot show", *_limits(study, fit)),
@@ -177,135 +192,19 @@ def _figure(name: str, files: dict[str, str]) -> str:
     )
 
 
-def _fits(fit: IsoflopFit) -> Iterable[str]:
-    yield _minima_table(fit)
-    yield _laws_table(fit)
-    yield _floors_table(fit)
-    yield _tests_table(fit)
-    yield paragraph(
-        'These tables as CSV: <a href="tables/minima.csv">minima</a>, <a href="tables/laws.csv">laws</a>, '
-        '<a href="tables/tests.csv">tests</a>; <a href="tables/tables.tex">as LaTeX</a>.',
-        kind="note",
-    )
+def _parametric(surfaces: Surfaces) -> Iterable[str]:
+    if surfaces.parametric is not None:
+        yield from surface.parametric_section(surfaces.parametric)
+        yield paragraph(*(text(reason) for reason in surfaces.unfit_parametric), kind="note")
 
 
-def _floors_table(fit: IsoflopFit) -> str:
-    """Laws with an irreducible loss, and what the laws say of a budget that is left out."""
-    rows: list[list[str]] = []
-    for name, each in fit.objectives.items():
-        law = each.loss_law_irreducible
-        if not each.left_out:
-            continue
-        count = len(each.left_out)
-        errors = [100 * sum(abs(one.loss_error) for one in each.left_out) / count]
-        errors += [100 * abs(each.left_out[-1].loss_error)]
-        rows.append(
-            [
-                name_of(name),
-                numbers.signed(law.irreducible, 3) if law else "–",
-                interval(law.irreducible_ci95, decimals(3)) if law else "–",
-                numbers.signed(law.exponent, 4) if law else "–",
-                interval(law.exponent_ci95, decimals(4)) if law else "–",
-                *(f"{error:.2f}%" for error in errors),
-            ]
-        )
-    heads = ["", "irreducible loss", "95% interval", "exponent", "95% interval", "left out", "largest left out"]
-    return (
-        paragraph(
-            "With an irreducible loss (it takes four budgets), and how far the plain law of the other budgets misses "
-            "the loss of one that is left out, on average and for the largest:",
-            kind="above-table",
-        )
-        + table(heads, rows)
-        if rows
-        else ""
-    )
-
-
-def _tests_table(fit: IsoflopFit) -> str:
-    """Whether the exponents of two objectives differ."""
-    what = {"params": "best size N", "tokens": "best tokens D", "loss": "best loss L"}
-    verdicts = {True: "they differ", False: "cannot be told apart", None: "unknown"}
-    rows = [
-        [
-            f"{name_of(test.objective)} and {name_of(test.baseline)}",
-            what[test.law],
-            numbers.signed(test.difference, 4),
-            interval(test.difference_ci95, decimals(4)),
-            "–" if test.p_value is None else f"{test.p_value:.3f}",
-            "–" if test.p_value_t is None else f"{test.p_value_t:.3f}",
-            verdicts[test.differ],
-        ]
-        for test in fit.tests
-    ]
-    heads = ["", "exponent of", "difference", "95% interval", "p", "p by t", ""]
-    return (
-        paragraph("Whether the exponents differ:", kind="above-table") + table(heads, rows, words=(0, 1, 6))
-        if rows
-        else ""
-    )
-
-
-def _minima_table(fit: IsoflopFit) -> str:
-    def row(objective: str, minimum: Minimum) -> list[str]:
-        why = text((minimum.flag or "") + (" the sizes" if minimum.flag == "outside" else ""))
-        if minimum.params is None or minimum.tokens is None or minimum.loss is None or minimum.flag == "outside":
-            beyond = text(minimum.beyond) or "–"
-            return [name_of(objective), power(minimum.flops), beyond, "–", "–", "–", "–", why]
-        return [
-            name_of(objective),
-            power(minimum.flops),
-            numbers.count(minimum.params),
-            interval(minimum.params_ci95, numbers.count),
-            numbers.count(minimum.tokens),
-            numbers.signed(minimum.loss, 3),
-            interval(minimum.loss_ci95, decimals(3)),
-            why,
-        ]
-
-    heads = ["", "budget", "best N", "95% interval", "tokens D", "loss", "95% interval", ""]
-    rows = (row(name, minimum) for name, each in fit.objectives.items() for minimum in each.minima)
-    return paragraph("The best size at each budget, from the parabolas:", kind="above-table") + table(
-        heads, rows, words=(0, 7)
-    )
-
-
-def _laws_table(fit: IsoflopFit) -> str:
-    def row(objective: str, what: str, law: PowerLaw) -> list[str]:
-        bootstrap = law.exponent_ci95 if law.interval == "bootstrap" else None
-        return [
-            name_of(objective),
-            what,
-            numbers.three_figures(law.coefficient) if 1e-3 <= law.coefficient < 1e6 else power(law.coefficient),
-            numbers.signed(law.exponent, 4),
-            interval(bootstrap, decimals(4)),
-            interval(law.exponent_ci95_t, decimals(3)),
-            str(law.degrees_of_freedom),
-        ]
-
-    rows = [
-        row(name, what, law)
-        for name, each in fit.objectives.items()
-        for what, law in (
-            ("best loss L", each.loss_law),
-            ("best size N", each.params_law),
-            ("best tokens D", each.tokens_law),
-        )
-        if law is not None
-    ]
-    if not rows:
-        return ""
-    heads = ["", "law", "coefficient", "exponent", "95% by bootstrap", "95% by t", "d.f."]
-    return (
-        paragraph("Power laws coefficient × C<sup>exponent</sup> through those minima:", kind="above-table")
-        + table(heads, rows, words=(0, 1))
-        + paragraph(
-            f"The bootstrap ({fit.resamples} resamples, seed {fit.seed}) asks what the noise of single runs does to "
-            "the exponent if the law is right. The t interval asks how far the minima scatter about the line, and "
-            'with few degrees of freedom it knows little. <a href="../fits.json">All fits as JSON</a>.',
-            kind="note",
-        )
-    )
+def _repeats(study: Study, surfaces: Surfaces, files: dict[str, dict[str, str]]) -> Iterable[str]:
+    if "repeats" in files:
+        yield _figure("repeats", files["repeats"])
+    yield surface.repeats_table(study.points)
+    if surfaces.repeated is not None:
+        yield from surface.repeated_section(surfaces.repeated)
+    yield paragraph(*(text(reason) for reason in surfaces.unfit_repeated), kind="note")
 
 
 def _temporal(evaluation: Evaluation) -> Iterable[str]:

@@ -8,7 +8,8 @@ readers who prefer it; print and slides take the light one, as SVG or PNG. What 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from unmask.scaling.figure_style import (
 from unmask.scaling.isoflop import IsoflopFit, Minimum, ObjectiveFit, residuals
 from unmask.scaling.laws import Array, ComputeGap, PowerLaw
 from unmask.scaling.points import Point
+from unmask.scaling.repeats import against_freshest, repeats_figure
 
 set_up_environment()  # matplotlib looks for a directory that it can write to when it is imported
 
@@ -144,17 +146,26 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def save_all(points: Sequence[Point], fit: IsoflopFit | None, directory: Path) -> dict[str, dict[str, str]]:
-    """Write every figure in every form; returns for each figure its files by variant ("wide-light", ..., "png")."""
+    """Write every figure in every form; returns for each figure its files by variant ("wide-light", ..., "png").
+
+    Points on different amounts of repeated data are told apart.
+    """
     written: dict[str, dict[str, str]] = {}
-    drawn = {"isoflop": isoflop_figure, "loss-compute": loss_compute_figure}
-    if fit is not None and residuals(points, fit):
-        drawn["residuals"] = residual_figure
+    apart = points_module.split_by_data(points)
+    drawn: dict[str, Callable[..., Figure]] = {
+        "isoflop": partial(isoflop_figure, apart, fit),
+        "loss-compute": partial(loss_compute_figure, apart, fit),
+    }
+    if fit is not None and residuals(apart, fit):
+        drawn["residuals"] = partial(residual_figure, apart, fit)
+    if against_freshest(points):
+        drawn["repeats"] = partial(repeats_figure, points)
     for name, draw in drawn.items():
         files: dict[str, str] = {}
         for shape in ("wide", "narrow"):
             for theme in (LIGHT, DARK):
                 variant = f"{shape}-{theme.name}"
-                figure = draw(points, fit, shape=shape, theme=theme)
+                figure = draw(shape=shape, theme=theme)
                 files[variant] = f"{name}.svg" if variant == "wide-light" else f"{name}-{variant}.svg"
                 save(figure, directory / files[variant])
                 if variant == "wide-light":
@@ -171,7 +182,7 @@ def _isoflop_panel(
     budgets = points_module.budgets(points)
     axes.set_xscale("log")
     everything = [point.params for point in points]
-    span = max(everything) / min(everything)
+    span = max(max(everything) / min(everything), 1.5)  # one size alone still has a width
     # budgets are written at the side where the curves are steeper, away from the minima
     ends = [(budget.points[0], budget.points[-1]) for budget in budgets]
     left = sum(first.loss - last.loss for first, last in ends) > 0
@@ -238,7 +249,8 @@ def _draw_law(
 ) -> float:
     """Draw minima and law of one objective; returns the loss at its right end."""
     if fitted is None or fitted.loss_law is None:
-        return min(point.loss for point in points if point.flops > high / 2) if points else math.nan
+        largest = max(point.flops for point in points)
+        return min(point.loss for point in points if point.flops == largest)
     law = fitted.loss_law
     flops = _geomspace(low, high)
     band = law.band(flops)

@@ -119,7 +119,8 @@ class Study:
                 continue
             plan = run.plan
             rest = tuple(sorted((k, v) for k, v in plan.settings.items() if k != "learning_rate"))
-            key = (plan.series, plan.flops, plan.size, plan.seed, plan.batch_size, plan.length, rest)
+            shape = (plan.size, plan.batch_size, plan.length)
+            key = (plan.series, plan.flops, shape, plan.seed, plan.unique_tokens, rest)
             if key not in best or point.loss < best[key].loss:
                 best[key] = point
         return list(best.values())
