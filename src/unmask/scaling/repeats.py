@@ -63,10 +63,14 @@ def repeats_figure(points: Sequence[Point], *, shape: Shape = "wide", theme: The
             )
         axes.set_xlabel("times that the data was seen (epochs)")
         axes.set_ylabel("loss over that on the most distinct tokens (nats)")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False, fontsize="small")
         return figure
+
+
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
 
 
 def _mean(points: Sequence[Point]) -> Point:
