@@ -60,10 +60,13 @@ def run(options: Options) -> None:
     if options.chat and not options.prompt:
         raise UsageError("--chat: there is nothing to answer: give --prompt")
 
+    from unmask import machine
     from unmask.language_model import load
     from unmask.samplers import Trace
 
     lm = load(options.model, options.device)
+    if lm.device.type == "cpu":
+        machine.keep_freed_memory()  # each step frees and takes the logits of all masked positions
     watched = sys.stdout.isatty() and not options.json
     traces: list[dict[str, Any]] = []
     for number in range(options.num_samples):
