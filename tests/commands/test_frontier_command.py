@@ -49,6 +49,7 @@ def test_a_frontier_has_every_setting_with_its_times_and_a_page(unmask, place):
     status, out, err = unmask(*arguments, "--samplers", "ancestral", "block:block_length=4", "--guidance", "0", "0.5")
     assert status == 0, err
     assert "1 sample at a time: " in out
+    assert "…" not in out
     result = json.loads((place / "out" / "frontier.json").read_text())
     assert [each["label"] for each in result["settings"]][:3] == [
         "ancestral 2 steps",

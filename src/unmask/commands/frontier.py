@@ -208,10 +208,10 @@ def _asdict(figure: Any) -> dict[str, Any] | None:
 
 def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     console = Console()
-    console.width = max(console.width, 120)  # figures are not worth breaking
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for head in ("calls", "perplexity", "entropy", "gap", *(f"s/sample x{batch}" for batch in result["batches"])):
@@ -226,4 +226,6 @@ def _print(result: dict[str, Any]) -> None:
             "-" if gap is None or not each["timings"] else f"{gap['value']:+.2f} ± {gap['standard_error']:.2f}",
             *([f"{timing['seconds_per_sample']:.4f}" for timing in each["timings"]] or ["-"] * len(result["batches"])),
         )
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, needed)  # figures are not worth breaking
     console.print(table)
