@@ -76,7 +76,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc to keep the memory that is freed instead of giving it back to the system; whether it listened.
 
     Each step of a training or a sampler on a CPU frees and takes the same large tensors. By default glibc maps them
-    anew each time, and the system clears every page at its first use: `benchmarks/allocator.py` has what that costs.
+    anew each time, and the system clears every page at its first use: `benchmarks/train_step.py` has what that costs.
     Elsewhere than on Linux with glibc this does nothing. It holds for the rest of the process.
     """
     if platform.libc_ver()[0] != "glibc":
