@@ -96,6 +96,10 @@ COMMANDS: dict[str, Command] = {
         "Problems with rationales: GSM8K, multiplication; decoded twice.",
         "unmask gsm8k --out runs/multiplication --digits 2",
     ),
+    "temporal": Command(
+        "Train on a period, ask about later texts: MDM and ARM at equal compute and at 16x.",
+        "unmask temporal novels/ --until 1879 --since 1906 --out runs/temporal",
+    ),
     "scaling": Command(
         "Plan, run, fit and report a study over sizes and budgets.",
         "unmask scaling fit points.csv --method isoflop",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,12 +47,13 @@ def run(options: Options) -> None:
 
     from unmask.machine import usable_cores
     from unmask.recipes import demo
+    from unmask.train.all_runs import locked
 
     console = Console(stderr=True, highlight=False)
     workers = options.workers or min(usable_cores(), MOST_WORKERS)
     planned = demo.runs(options.scale, options.seed)
     begun = time.monotonic()
-    with _locked(options.out):
+    with locked(options.out, "another demonstration"):
         _refuse_another(planned, options.out)
         corpus = _prepare(options.out / "corpus", console)
         plan = demo.study(planned, corpus, _command(options))
@@ -112,10 +109,8 @@ def _prepare(directory: Path, console: Console) -> Manifest:
 def _train(plan: Plan, out: Path, count: int, corpus: Manifest, console: Console) -> tuple[Study, str | None]:
     """The study, and the name of the signal that stopped it, if one did."""
     from unmask.recipes import demo
-    from unmask.scaling.study import Study, run_study
-    from unmask.train.stop import StopRequest
-    from unmask.train.study_progress import StudyProgress
-    from unmask.train.workers import Workers
+    from unmask.scaling.study import Study
+    from unmask.train.all_runs import train_all
 
     begun = time.monotonic()
     plan.write(out)
@@ -130,20 +125,12 @@ def _train(plan: Plan, out: Path, count: int, corpus: Manifest, console: Console
     def cost(planned: PlannedRun) -> float:
         return demo.cost(planned, corpus.vocab_size)
 
-    progress = StudyProgress(plan, cost, console)
-
-    def train(planned: PlannedRun, place: Path) -> None:
-        workers.train(planned.run_config(str(out / "corpus")), place)
-        if (place / "model").is_dir():  # has ended: there is nothing to resume
-            shutil.rmtree(place / "checkpoints", ignore_errors=True)
-
-    with Workers(count, progress.on_record) as workers, StopRequest(workers.stop) as stop, progress:
-        study = run_study(plan, out, train, on_progress=progress.on_progress, jobs=count, cost=cost)
-    if stop.signal is None:
+    study, signal = train_all(plan, out, out / "corpus", jobs=count, cost=cost, console=console)
+    if signal is None:
         if not study.finished:
             raise UnmaskError(f"all runs failed; {study.failed[0].run}: {study.failed[0].error}")
         console.print(f"        {len(study.finished)} models are trained ({_took(begun)})")
-    return study, stop.signal
+    return study, signal
 
 
 def _evaluate(study: Study, out: Path, seed: int, scale: float, console: Console) -> None:
@@ -188,23 +175,6 @@ def _report(out: Path, console: Console) -> Path:
     page = write_report(out)
     console.print(f"        written ({_took(begun)})")
     return page
-
-
-@contextmanager
-def _locked(out: Path) -> Generator[None]:
-    """Keep a second demonstration out of the directory; the lock dies with the process."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"--out {out}: is a file: name a directory") from None
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UnmaskError(f"--out {out}: another demonstration is at work in it: wait for it, or stop it") from None
-    finally:
-        os.close(handle)
 
 
 def _took(begun: float) -> str:

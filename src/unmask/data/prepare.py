@@ -64,14 +64,14 @@ class PrepareOptions:
 
 
 def prepare(
-    inputs: Iterable[str | Path],
+    inputs: Iterable[str | Path | Source],
     out: str | Path,
     options: PrepareOptions | None = None,
     *,
     processes: int = 1,
     on_progress: OnProgress | None = None,
 ) -> Manifest:
-    """Prepare the texts of `inputs` (files, folders, corpus names) in the directory `out`.
+    """Prepare the texts of `inputs` (files, folders, corpus names, sources) in the directory `out`.
 
     Returns at once if `out` holds this very preparation, and continues one that was interrupted. Raises `UsageError`
     for wrong options and a directory that holds something else, `UnmaskError` for texts that cannot be used.

@@ -62,7 +62,7 @@ class Document:
     """For messages: the file, and the line or row."""
 
 
-def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
+def find_sources(inputs: Iterable[str | Path | Source]) -> list[Source]:
     """The files that `inputs` mean: corpus names, files, and folders with everything of a known extension in them.
 
     A file that is meant more than once counts once, lest one copy be trained on and the other held out. Raises
@@ -73,6 +73,9 @@ def find_sources(inputs: Iterable[str | Path]) -> list[Source]:
 
     sources: list[Source] = []
     for given in inputs:
+        if isinstance(given, Source):
+            sources.append(given)
+            continue
         path = Path(given)
         if str(given) in CORPORA:
             sources += CORPORA[str(given)]()

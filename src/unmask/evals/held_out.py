@@ -124,17 +124,29 @@ def measure(
 
     The masks depend on `seed` and the window's number alone. `on_window(done, total)` reports progress.
     """
+    return perplexity.summarise(
+        window_losses(lm, windows, draws=draws, seed=seed, on_window=on_window),
+        length=windows.lengths,
+        bytes_per_token=windows.bytes_per_token,
+        bound=not lm.config.causal,
+    )
+
+
+def window_losses(
+    lm: LanguageModel,
+    windows: Windows,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    on_window: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """The NLL of each window in nats per token: (W,) exact for an ARM, else what each draw says of the bound (W, D)."""
     losses: list[Tensor] = []
     for numbers, tokens_WL in windows.chunks():
         losses.append(_losses(lm, tokens_WL.to(lm.device), numbers, draws, seed).cpu())
         if on_window is not None:
             on_window(numbers.stop, len(windows))
-    return perplexity.summarise(
-        torch.cat(losses),
-        length=windows.lengths,
-        bytes_per_token=windows.bytes_per_token,
-        bound=not lm.config.causal,
-    )
+    return torch.cat(losses)
 
 
 def _losses(lm: LanguageModel, tokens_WL: Tensor, numbers: range, draws: int, seed: int) -> Tensor:
