@@ -46,7 +46,9 @@ def test_models_of_one_size_get_equal_compute_and_16_times_of_it(out: Path) -> N
     assert set(ends) == {"arm-1x-seed0", "mdm-1x-seed0", "mdm-16x-seed0"}
     assert len({end["params"] for end in ends.values()}) == 1
     assert ends["arm-1x-seed0"]["tokens"] == ends["mdm-1x-seed0"]["tokens"]
-    assert ends["mdm-16x-seed0"]["tokens"] == pytest.approx(16 * ends["arm-1x-seed0"]["tokens"], rel=0.02)
+    step = 4 * 16
+    once, more = ends["arm-1x-seed0"]["tokens"], ends["mdm-16x-seed0"]["tokens"]
+    assert 16 * once <= more < 16 * (once + step)  # budgets are spent up to one step
 
 
 def test_the_result_has_both_periods_with_errors_and_later_text_is_harder(out: Path) -> None:
