@@ -162,7 +162,8 @@ def losses_of_runs(
         path = cache / f"{name}.json"
         known = _read(path, key)
         if known is None:
-            lm, done, known = load(directory, device), 0, {}
+            lm, done = load(directory, device), 0
+            known = dict[str, Array]()
             for period_name, period in periods.items():
                 known[period_name] = _losses(lm, period.windows, draws, lambda more, done=done: report(done + more))
                 done += len(period.windows)

@@ -106,7 +106,7 @@ def findings(result: dict[str, Any]) -> list[str]:
 def plain_table(result: dict[str, Any]) -> str:
     """A line for each model, for a terminal."""
     heads = ("", "same period", "±", "later", "±", "difference", "±", "perplexity", "")
-    lines = [heads]
+    lines: list[tuple[str, ...]] = [heads]
     for model in cast("list[dict[str, Any]]", result["models"]):
         before, after, worse = model["loss"][IN_PERIOD], model["loss"][SHIFTED], model["degradation"]
         lines.append(
