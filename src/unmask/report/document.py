@@ -1,16 +1,11 @@
-"""What the pages of single commands share: the frame of the document, and a figure in all its forms."""
+"""What all pages share: the frame of the document, and a figure in the form that suits the reader."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from unmask.report.markup import text
-from unmask.scaling.figure_style import DARK, LIGHT, Shape, Theme
-from unmask.scaling.figures import save
 
 
 def document(title: str, parts: Iterable[str]) -> str:
@@ -24,23 +19,6 @@ def document(title: str, parts: Iterable[str]) -> str:
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
-
-
-def save_all(draw: Callable[[Shape, Theme], Figure], directory: Path, name: str) -> dict[str, str]:
-    """Write a figure in every form; returns its files by variant ("wide-light", ..., "png")."""
-    directory.mkdir(parents=True, exist_ok=True)
-    files: dict[str, str] = {}
-    shapes: tuple[Shape, ...] = ("wide", "narrow")
-    for shape in shapes:
-        for theme in (LIGHT, DARK):
-            variant = f"{shape}-{theme.name}"
-            figure = draw(shape, theme)
-            files[variant] = f"{name}.svg" if variant == "wide-light" else f"{name}-{variant}.svg"
-            save(figure, directory / files[variant])
-            if variant == "wide-light":
-                files["png"] = f"{name}.png"
-                save(figure, directory / files["png"])
-    return files
 
 
 def picture(files: Mapping[str, str], alt: str, caption: str, others: Mapping[str, str]) -> str:

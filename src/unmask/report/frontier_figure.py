@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.scaling.figure_style import (
-    DARK,
     LIGHT,
     Shape,
     Theme,
     new_figure,
     panel_grid,
     panels_of,
+    plain_number,
     rc_settings,
 )
-from unmask.scaling.figures import save
+from unmask.scaling.figures import save_forms
 
 import matplotlib as mpl  # isort: skip
 from matplotlib.axes import Axes  # isort: skip
@@ -34,18 +35,7 @@ MARKS = "os^Dv"
 
 def save_all(result: dict[str, Any], directory: Path) -> dict[str, str]:
     """Write the figure in every form; returns its files by variant ("wide-light", ..., "png")."""
-    directory.mkdir(parents=True, exist_ok=True)
-    files: dict[str, str] = {}
-    for shape in ("wide", "narrow"):
-        for theme in (LIGHT, DARK):
-            variant = f"{shape}-{theme.name}"
-            figure = frontier_figure(result, shape=shape, theme=theme)
-            files[variant] = "frontier.svg" if variant == "wide-light" else f"frontier-{variant}.svg"
-            save(figure, directory / files[variant])
-            if variant == "wide-light":
-                files["png"] = "frontier.png"
-                save(figure, directory / files["png"])
-    return files
+    return save_forms(partial(frontier_figure, result), directory, "frontier")
 
 
 def frontier_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Theme = LIGHT) -> Figure:
@@ -111,11 +101,6 @@ def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str
         time = each["timings"][place]["seconds_per_sample"]
         label = "ARM with its cache"
         axes.plot([time], [each["gap"]["value"]], "*", ms=13, mew=0, color=theme.objectives["arm"], label=label)
-
-
-def plain_number(value: float, _: int) -> str:
-    """A tick without an exponent."""
-    return f"{value:g}"
 
 
 def _draw_pareto(axes: Axes, mdms: Sequence[dict[str, Any]], place: int, theme: Theme) -> None:

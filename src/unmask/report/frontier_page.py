@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report import frontier_figure
+from unmask.report.document import document, picture
 from unmask.report.markup import bullets, paragraph, plus_minus, section, table, text
 from unmask.scaling import numbers
 
@@ -92,7 +92,6 @@ def headline(speedup: dict[str, Any]) -> str:
 
 def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
     """The page."""
-    style = resources.files("unmask.report").joinpath("style.css").read_text(encoding="utf-8")
     parts = [
         "<header>",
         paragraph("unmask frontier", kind="eyebrow"),
@@ -112,14 +111,7 @@ def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
         section("samples", "What they write", *_samples(result)),
         section("method", "How it was measured", *_method(result)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>Speed against quality</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document("Speed against quality", parts)
 
 
 def _facts(result: dict[str, Any]) -> str:
@@ -132,21 +124,14 @@ def _facts(result: dict[str, Any]) -> str:
 
 
 def _figure(files: dict[str, str]) -> str:
-    dark, narrow = "(prefers-color-scheme: dark)", "(max-width: 600px)"
-    media = ((f"{narrow} and {dark}", "narrow-dark"), (narrow, "narrow-light"), (dark, "wide-dark"))
-    sources = "\n".join(f'<source media="{query}" srcset="figures/{files[variant]}">' for query, variant in media)
     caption = (
         "Seconds for a sample against what its tokens cost more, under the reference, than those of ARM texts of the "
         "same entropy; lower and further left is better. Bars are standard errors; the line joins the settings than "
         "which none is both faster and better, with their network calls. Settings whose texts have less entropy than "
         "the ARM's at any temperature cannot be compared and are left out: see the table."
     )
-    return (
-        f'<figure>\n<picture>\n{sources}\n<img src="figures/{files["wide-light"]}" alt="Speed against quality">\n'
-        f'</picture>\n<figcaption>{text(caption)} <a href="figures/{files["wide-light"]}">SVG</a> '
-        f'<a href="figures/{files["png"]}">PNG</a> <a href="frontier.csv">CSV</a> <a href="frontier.json">JSON</a>'
-        "</figcaption>\n</figure>"
-    )
+    others = {"CSV": "frontier.csv", "JSON": "frontier.json"}
+    return picture(files, "Speed against quality", caption, others)
 
 
 def _tables(result: dict[str, Any]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.report.frontier_figure import plain_number
-from unmask.scaling.figure_style import DARK, LIGHT, Shape, Theme, new_figure, rc_settings
-from unmask.scaling.figures import save
+from unmask.scaling.figure_style import LIGHT, Shape, Theme, new_figure, plain_number, rc_settings
+from unmask.scaling.figures import save_forms
 
 import matplotlib as mpl  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
@@ -19,18 +19,7 @@ MARKS = "os^Dv"
 
 def save_all(result: dict[str, Any], directory: Path) -> dict[str, str]:
     """Write the figure in every form; returns its files by variant ("wide-light", ..., "png")."""
-    directory.mkdir(parents=True, exist_ok=True)
-    files: dict[str, str] = {}
-    for shape in ("wide", "narrow"):
-        for theme in (LIGHT, DARK):
-            variant = f"{shape}-{theme.name}"
-            figure = mtbench_figure(result, shape=shape, theme=theme)
-            files[variant] = "mt-bench.svg" if variant == "wide-light" else f"mt-bench-{variant}.svg"
-            save(figure, directory / files[variant])
-            if variant == "wide-light":
-                files["png"] = "mt-bench.png"
-                save(figure, directory / files["png"])
-    return files
+    return save_forms(partial(mtbench_figure, result), directory, "mt-bench")
 
 
 def mtbench_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Theme = LIGHT) -> Figure:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report import mtbench_figure
+from unmask.report.document import document, picture
 from unmask.report.markup import bullets, paragraph, section, table, text
 from unmask.scaling import numbers
 
@@ -64,7 +64,6 @@ def headlines(result: dict[str, Any]) -> list[str]:
 
 def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
     """The page."""
-    style = resources.files("unmask.report").joinpath("style.css").read_text(encoding="utf-8")
     scored = result["measure"] == "score"
     title = "MT-Bench: score against seconds" if scored else "Answers to MT-Bench's questions: no score"
     without = (
@@ -86,14 +85,7 @@ def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
         section("answers", "What they answer", *_examples(result)),
         section("method", "How it was measured", bullets(text(line) for line in _method(result))),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, parts)
 
 
 def _each(result: dict[str, Any]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -108,20 +100,13 @@ def _facts(result: dict[str, Any]) -> str:
 
 
 def _figure(result: dict[str, Any], files: dict[str, str]) -> str:
-    dark, narrow = "(prefers-color-scheme: dark)", "(max-width: 600px)"
-    media = ((f"{narrow} and {dark}", "narrow-dark"), (narrow, "narrow-light"), (dark, "wide-dark"))
-    sources = "\n".join(f'<source media="{query}" srcset="figures/{files[variant]}">' for query, variant in media)
     caption = (
         "Mean over turns, with 95% intervals over questions; a line joins the settings of one model. "
         + ("Higher" if result["measure"] == "score" else "Lower (more usual text)")
         + " and further left is better. Models whose answers tell no seconds are in the tables alone."
     )
-    return (
-        f'<figure>\n<picture>\n{sources}\n<img src="figures/{files["wide-light"]}" alt="Against seconds">\n'
-        f'</picture>\n<figcaption>{text(caption)} <a href="figures/{files["wide-light"]}">SVG</a> '
-        f'<a href="figures/{files["png"]}">PNG</a> <a href="mt-bench.csv">CSV</a> <a href="mt-bench.json">JSON</a>'
-        "</figcaption>\n</figure>"
-    )
+    others = {"CSV": "mt-bench.csv", "JSON": "mt-bench.json"}
+    return picture(files, "Against seconds", caption, others)
 
 
 def _settings(result: dict[str, Any]) -> str:

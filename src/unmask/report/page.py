@@ -6,12 +6,12 @@ It opens from disk, needs no network and no script, and follows the reader's lig
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.errors import UsageError
 from unmask.report import findings, isoflop_tables, surface, tables
+from unmask.report.document import document, picture
 from unmask.report.evaluation import IN_PERIOD, SHIFTED, Evaluation
 from unmask.report.markup import (
     bullets,
@@ -117,15 +117,7 @@ def page_html(
         section("runs", "The runs", *_runs(study)),
         section("again", "How to make it again", *_again(study, fit, evaluation)),
     ]
-    style = resources.files("unmask.report").joinpath("style.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(plan.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in sections if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(plan.title, sections)
 
 
 def _head(study: Study, fit: IsoflopFit | None, unfit: str, evaluation: Evaluation | None) -> str:
@@ -172,24 +164,8 @@ def _facts(study: Study) -> str:
 
 
 def _figure(name: str, files: dict[str, str]) -> str:
-    """A figure in the form that suits the reader's screen and theme."""
-    dark, narrow = "(prefers-color-scheme: dark)", "(max-width: 600px)"
-    sources = "\n".join(
-        f'<source media="{media}" srcset="figures/{files[variant]}">'
-        for media, variant in (
-            (f"{narrow} and {dark}", "narrow-dark"),
-            (narrow, "narrow-light"),
-            (dark, "wide-dark"),
-        )
-    )
     caption = FIGURES[name]
-    alternative = caption.split(". ")[0]
-    return (
-        f'<figure>\n<picture>\n{sources}\n<img src="figures/{files["wide-light"]}" alt="{text(alternative)}">\n'
-        f"</picture>\n<figcaption>{text(caption)} "
-        f'<a href="figures/{files["wide-light"]}">SVG</a> <a href="figures/{files["png"]}">PNG</a></figcaption>\n'
-        "</figure>"
-    )
+    return picture(files, caption.split(". ")[0], caption, {})
 
 
 def _parametric(surfaces: Surfaces) -> Iterable[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.report.document import document, picture, save_all
+from unmask.report.document import document, picture
 from unmask.report.markup import bullets, name_of, paragraph, section, table, text
 from unmask.report.shares_figure import Bar, Panel, shares_figure
 from unmask.scaling import numbers, series
+from unmask.scaling.figures import save_forms
 
 HEADS = ("model", "decoding", "runs", "problems", "calls", "solved", "95%")
 
@@ -23,9 +25,7 @@ def write(whole: dict[str, Any], directory: Path) -> Path:
         for row in whole["rows"]:
             writer.writerow([*(row[name] for name in plain), row["accuracy"]["value"], *row["accuracy"]["ci95"]])
     panel = panel_of(whole)
-    files = save_all(
-        lambda shape, theme: shares_figure([panel], 1, shape=shape, theme=theme), directory / "figures", "gsm8k"
-    )
+    files = save_forms(partial(shares_figure, [panel], 1), directory / "figures", "gsm8k")
     page = directory / "index.html"
     page.write_text(page_html(whole, files), encoding="utf-8")
     return page

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.report.document import document, picture, save_all
+from unmask.report.document import document, picture
 from unmask.report.markup import bullets, name_of, paragraph, section, table, text
 from unmask.report.shares_figure import Bar, Panel, shares_figure
 from unmask.scaling import numbers, series
+from unmask.scaling.figures import save_forms
 
 HEADS = ("model", "asked", "test", "w", "steps", "items", "exact", "95%", "BLEU", "95%", "choice", "95%", "chance")
 KINDS = {"same": "as trained", "reverse": "reversed"}
@@ -23,9 +25,7 @@ def write(whole: dict[str, Any], directory: Path) -> Path:
     panels = panels_of(whole)
     with (directory / "reversal.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(csv_rows(whole))
-    files = save_all(
-        lambda shape, theme: shares_figure(panels, 2, shape=shape, theme=theme), directory / "figures", "reversal"
-    )
+    files = save_forms(partial(shares_figure, panels, 2), directory / "figures", "reversal")
     page = directory / "index.html"
     page.write_text(page_html(whole, files), encoding="utf-8")
     return page

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report.evaluation import IN_PERIOD, SHIFTED
 from unmask.scaling import series
-from unmask.scaling.figure_style import DARK, LIGHT, Shape, Theme, color_of, new_figure, rc_settings
-from unmask.scaling.figures import save
+from unmask.scaling.figure_style import LIGHT, Shape, Theme, color_of, new_figure, rc_settings
+from unmask.scaling.figures import save_forms
 
 import matplotlib as mpl  # isort: skip
 from matplotlib.axes import Axes  # isort: skip
@@ -20,17 +21,7 @@ MARKS = "osD^v"
 
 def save_all(result: dict[str, Any], directory: Path) -> dict[str, str]:
     """Write the figure in every form; returns its files by variant ("wide-light", ..., "png")."""
-    files: dict[str, str] = {}
-    for shape in ("wide", "narrow"):
-        for theme in (LIGHT, DARK):
-            variant = f"{shape}-{theme.name}"
-            figure = temporal_figure(result, shape=shape, theme=theme)
-            files[variant] = "temporal.svg" if variant == "wide-light" else f"temporal-{variant}.svg"
-            save(figure, directory / files[variant])
-            if variant == "wide-light":
-                files["png"] = "temporal.png"
-                save(figure, directory / files["png"])
-    return files
+    return save_forms(partial(temporal_figure, result), directory, "temporal")
 
 
 def temporal_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Theme = LIGHT) -> Figure:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report import temporal_figure
+from unmask.report.document import document, picture
 from unmask.report.evaluation import IN_PERIOD, SHIFTED
 from unmask.report.markup import bullets, paragraph, plus_minus, power, section, table, text
 from unmask.report.temporal_figure import label
@@ -133,7 +133,6 @@ def plain_table(result: dict[str, Any]) -> str:
 
 def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
     """The page."""
-    style = resources.files("unmask.report").joinpath("style.css").read_text(encoding="utf-8")
     texts = result["texts"]
     parts = [
         "<header>",
@@ -155,14 +154,7 @@ def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
         section("limits", "What this does not show", bullets(text(sentence) for sentence in limits(result))),
         section("method", "How it was measured", bullets(text(sentence) for sentence in method(result))),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>Text of the same period and later text</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document("Text of the same period and later text", parts)
 
 
 def limits(result: dict[str, Any]) -> list[str]:
@@ -217,20 +209,13 @@ def _facts(result: dict[str, Any]) -> str:
 
 
 def _figure(files: dict[str, str]) -> str:
-    dark, narrow = "(prefers-color-scheme: dark)", "(max-width: 600px)"
-    media = ((f"{narrow} and {dark}", "narrow-dark"), (narrow, "narrow-light"), (dark, "wide-dark"))
-    sources = "\n".join(f'<source media="{query}" srcset="figures/{files[variant]}">' for query, variant in media)
     caption = (
         "Left: nats per token of held-out text of the training's period and of later text, with standard errors over "
         "documents. Right: their difference, with 95% intervals. The intervals of two models overlap more than their "
         "difference is uncertain, as they saw the same texts: see the table."
     )
-    return (
-        f'<figure>\n<picture>\n{sources}\n<img src="figures/{files["wide-light"]}" alt="Loss in both periods">\n'
-        f'</picture>\n<figcaption>{text(caption)} <a href="figures/{files["wide-light"]}">SVG</a> '
-        f'<a href="figures/{files["png"]}">PNG</a> <a href="temporal.csv">CSV</a> '
-        '<a href="windows.csv">all windows</a> <a href="temporal.json">JSON</a></figcaption>\n</figure>'
-    )
+    others = {"CSV": "temporal.csv", "all windows": "windows.csv", "JSON": "temporal.json"}
+    return picture(files, "Loss in both periods", caption, others)
 
 
 def _tables(result: dict[str, Any]) -> list[str]:

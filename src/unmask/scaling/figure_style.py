@@ -101,6 +101,11 @@ def panels_of(figure: Figure, count: int, rows: int, columns: int, shape: Shape)
     return panels[:count]
 
 
+def plain_number(value: float, _: int) -> str:
+    """A tick without an exponent."""
+    return f"{value:g}"
+
+
 def color_of(theme: Theme, objective: str) -> str:
     """The colour of a series: that of its objective."""
     return theme.objectives.get(series.kind(objective), theme.ink)

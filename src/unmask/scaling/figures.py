@@ -150,7 +150,6 @@ def save_all(points: Sequence[Point], fit: IsoflopFit | None, directory: Path) -
 
     Points on different amounts of repeated data are told apart.
     """
-    written: dict[str, dict[str, str]] = {}
     apart = points_module.split_by_data(points)
     drawn: dict[str, Callable[..., Figure]] = {
         "isoflop": partial(isoflop_figure, apart, fit),
@@ -160,19 +159,25 @@ def save_all(points: Sequence[Point], fit: IsoflopFit | None, directory: Path) -
         drawn["residuals"] = partial(residual_figure, apart, fit)
     if against_freshest(points):
         drawn["repeats"] = partial(repeats_figure, points)
-    for name, draw in drawn.items():
-        files: dict[str, str] = {}
-        for shape in ("wide", "narrow"):
-            for theme in (LIGHT, DARK):
-                variant = f"{shape}-{theme.name}"
-                figure = draw(shape=shape, theme=theme)
-                files[variant] = f"{name}.svg" if variant == "wide-light" else f"{name}-{variant}.svg"
-                save(figure, directory / files[variant])
-                if variant == "wide-light":
-                    files["png"] = f"{name}.png"
-                    save(figure, directory / files["png"])
-        written[name] = files
-    return written
+    return {name: save_forms(draw, directory, name) for name, draw in drawn.items()}
+
+
+def save_forms(draw: Callable[..., Figure], directory: Path, name: str) -> dict[str, str]:
+    """Write the figure that `draw(shape=..., theme=...)` makes in every form.
+
+    Returns its files by variant ("wide-light", ..., "png").
+    """
+    files: dict[str, str] = {}
+    for shape in ("wide", "narrow"):
+        for theme in (LIGHT, DARK):
+            variant = f"{shape}-{theme.name}"
+            figure = draw(shape=shape, theme=theme)
+            files[variant] = f"{name}.svg" if variant == "wide-light" else f"{name}-{variant}.svg"
+            save(figure, directory / files[variant])
+            if variant == "wide-light":
+                files["png"] = f"{name}.png"
+                save(figure, directory / files["png"])
+    return files
 
 
 def _isoflop_panel(

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from unmask.machine import set_up_environment
 from unmask.scaling import numbers, series
-from unmask.scaling.figure_style import LIGHT, Shape, Theme, color_of, new_figure, rc_settings
+from unmask.scaling.figure_style import LIGHT, Shape, Theme, color_of, new_figure, plain_number, rc_settings
 from unmask.scaling.points import Point
 from unmask.scaling.repeated import epochs
 
@@ -47,8 +47,9 @@ def repeats_figure(points: Sequence[Point], *, shape: Shape = "wide", theme: The
         axes = cast(Axes, cast(Any, figure).subplots())
         axes.set_xscale("log")
         axes.axhline(0, color=theme.faint, lw=1)
-        sizes = sorted({(first.params, first.flops) for first, _ in against_freshest(points)})
-        for first, group in against_freshest(points):
+        groups = against_freshest(points)
+        sizes = sorted({(first.params, first.flops) for first, _ in groups})
+        for first, group in groups:
             mark = MARKS[sizes.index((first.params, first.flops)) % len(MARKS)]
             told = f"{series.label(first.objective)}, N = {numbers.round_count(first.params)}, C = {first.flops:.2g}"
             axes.plot(
@@ -63,14 +64,10 @@ def repeats_figure(points: Sequence[Point], *, shape: Shape = "wide", theme: The
             )
         axes.set_xlabel("times that the data was seen (epochs)")
         axes.set_ylabel("loss over that on the most distinct tokens (nats)")
-        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False, fontsize="small")
         return figure
-
-
-def _plain(value: float, _: int) -> str:
-    return f"{value:g}"
 
 
 def _mean(points: Sequence[Point]) -> Point:
