@@ -110,7 +110,7 @@ def run(options: Options) -> None:
     if options.json:
         print(json.dumps(whole))
     else:
-        print(table(whole))
+        print(reversal_page.plain_table(whole))
         print(f"[{page}]")
 
 
@@ -251,16 +251,3 @@ def _short(run: dict[str, Any]) -> dict[str, Any]:
         for test, result in run["decodings"][0]["tests"].items()
     }
     return {**{name: value for name, value in run.items() if name != "decodings"}, "samples": shown}
-
-
-def table(whole: dict[str, Any]) -> str:
-    """A line for each model, way of decoding and test."""
-    from unmask.report.reversal_page import HEADS, cells
-
-    rows = [HEADS, *(cells(row) for row in whole["rows"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
-    lines = [
-        "  ".join(cell.ljust(width) if column < 3 else cell.rjust(width) for column, (cell, width) in enumerate(told))
-        for told in (list(zip(row, widths, strict=True)) for row in rows)
-    ]
-    return "\n".join(line.rstrip() for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 from unmask.report import frontier_figure
 from unmask.report.document import document, picture
 from unmask.report.markup import bullets, paragraph, plus_minus, section, table, text
+from unmask.report.plain_tables import write_csv
 from unmask.scaling import numbers
 
 COLUMNS = (
@@ -39,8 +39,7 @@ COLUMNS = (
 def write(result: dict[str, Any], directory: Path) -> Path:
     """Write `frontier.csv`, `figures/` and `index.html`; returns the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "frontier.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows(result)])
+    write_csv(directory / "frontier.csv", [COLUMNS, *rows(result)])
     files = frontier_figure.save_all(result, directory / "figures")
     page = directory / "index.html"
     page.write_text(page_html(result, files), encoding="utf-8")
@@ -58,7 +57,7 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
                     each["label"],
                     each["model"],
                     each["sampler"],
-                    _blank(each["steps"]),
+                    each["steps"],
                     each["guidance"],
                     each["temperature"],
                     *(timing[name] for name in untimed),
@@ -197,8 +196,4 @@ def _told(figure: dict[str, Any] | None, places: int) -> str:
 
 
 def _pair(figure: dict[str, Any] | None) -> Sequence[Any]:
-    return ("", "") if figure is None else (figure["value"], _blank(figure["standard_error"]))
-
-
-def _blank(value: Any) -> Any:
-    return "" if value is None else value
+    return ("", "") if figure is None else (figure["value"], figure["standard_error"])

@@ -54,6 +54,11 @@ def name_of(objective: str) -> str:
     return f'<span class="objective {text(series.kind(objective))}">{text(series.label(objective))}</span>'
 
 
+def model_name(model: str) -> str:
+    """A model that may be called by its objective, which then has its colour."""
+    return name_of(model) if model in series.LABELS else text(model)
+
+
 def power(value: float) -> str:
     """FLOPs: 3.2 × 10<sup>13</sup>."""
     mantissa, exponent = numbers.mantissa_exponent(value)

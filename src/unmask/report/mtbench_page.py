@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report import mtbench_figure
 from unmask.report.document import document, picture
 from unmask.report.markup import bullets, paragraph, section, table, text
+from unmask.report.plain_tables import write_csv
 from unmask.scaling import numbers
 
 ABOUT = ("model", "kind", "params", "label")
@@ -22,8 +22,7 @@ COLUMNS = (
 def write(result: dict[str, Any], directory: Path) -> Path:
     """Write `mt-bench.csv`, `figures/` and `index.html`; returns the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "mt-bench.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows(result)])
+    write_csv(directory / "mt-bench.csv", [COLUMNS, *rows(result)])
     files = mtbench_figure.save_all(result, directory / "figures")
     page = directory / "index.html"
     page.write_text(page_html(result, files), encoding="utf-8")
@@ -34,8 +33,8 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
     """A row for each model and group: all, each turn, each category."""
     found: list[list[Any]] = []
     for model_id, about, figures in _each(result):
-        row: list[Any] = [model_id, *(_blank(about[name]) for name in ABOUT)]
-        row += [_blank(figures[name]) for name in ("category", "turn", "questions", "turns", "empty", "unrated")]
+        row: list[Any] = [model_id, *(about[name] for name in ABOUT)]
+        row += [figures[name] for name in ("category", "turn", "questions", "turns", "empty", "unrated")]
         for name in MEASURES:
             figure = figures.get(name)
             row += ["", "", ""] if figure is None else [figure["value"], *(figure["ci95"] or ("", ""))]
@@ -184,7 +183,3 @@ def _interval(figure: dict[str, Any], places: int) -> str:
         return ""
     low, high = (f"{end:.{places}f}".replace("-", "−") for end in figure["ci95"])
     return f" [{low}, {high}]"
-
-
-def _blank(value: Any) -> Any:
-    return "" if value is None else value

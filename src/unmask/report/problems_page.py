@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report.document import document, picture
-from unmask.report.markup import bullets, name_of, paragraph, section, table, text
+from unmask.report.markup import bullets, model_name, paragraph, section, table, text
+from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.shares_figure import Bar, Panel, shares_figure
-from unmask.scaling import numbers, series
+from unmask.scaling import numbers
 from unmask.scaling.figures import save_forms
 
 HEADS = ("model", "decoding", "runs", "problems", "calls", "solved", "95%")
@@ -18,12 +18,11 @@ HEADS = ("model", "decoding", "runs", "problems", "calls", "solved", "95%")
 
 def write(whole: dict[str, Any], directory: Path) -> Path:
     """Write `gsm8k.csv`, `figures/` and `index.html`; returns the path of the page."""
-    with (directory / "gsm8k.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        plain = ("model", "objective", "runs", "sampler", "problems", "network_calls")
-        writer.writerow([*plain, "accuracy", "accuracy_low", "accuracy_high"])
-        for row in whole["rows"]:
-            writer.writerow([*(row[name] for name in plain), row["accuracy"]["value"], *row["accuracy"]["ci95"]])
+    plain = ("model", "objective", "runs", "sampler", "problems", "network_calls")
+    rows = [
+        [*(row[name] for name in plain), row["accuracy"]["value"], *row["accuracy"]["ci95"]] for row in whole["rows"]
+    ]
+    write_csv(directory / "gsm8k.csv", [[*plain, "accuracy", "accuracy_low", "accuracy_high"], *rows])
     panel = panel_of(whole)
     files = save_forms(partial(shares_figure, [panel], 1), directory / "figures", "gsm8k")
     page = directory / "index.html"
@@ -47,15 +46,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def plain_table(whole: dict[str, Any]) -> str:
     """A line for each model and way of decoding."""
-    rows = [HEADS, *(cells(row) for row in whole["rows"])]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return aligned([HEADS, *(cells(row) for row in whole["rows"])], words=(0, 1))
 
 
 def panel_of(whole: dict[str, Any]) -> Panel:
@@ -91,7 +82,9 @@ def page_html(whole: dict[str, Any], files: dict[str, str]) -> str:
                 "table",
                 "Every model and decoding",
                 table(
-                    HEADS, [[_named(row["model"]), *map(text, cells(row)[1:])] for row in whole["rows"]], words=(0, 1)
+                    HEADS,
+                    [[model_name(row["model"]), *map(text, cells(row)[1:])] for row in whole["rows"]],
+                    words=(0, 1),
                 ),
             ),
             section("samples", "What they write", *_samples(whole)),
@@ -102,10 +95,6 @@ def page_html(whole: dict[str, Any], files: dict[str, str]) -> str:
 
 def _runs(row: dict[str, Any]) -> list[float]:
     return row["accuracy"]["of_runs"]
-
-
-def _named(model: str) -> str:
-    return name_of(model) if model in series.LABELS else text(model)
 
 
 def _samples(whole: dict[str, Any]) -> list[str]:
@@ -119,7 +108,7 @@ def _samples(whole: dict[str, Any]) -> list[str]:
                 for each in cast("list[dict[str, str]]", run["samples"])
             ]
             heads = ["question", "answer", "rationale that was written", "answer that was written"]
-            parts += [f"<h3>{_named(run['model'])}</h3>", table(heads, lines, words=(0, 1, 2, 3))]
+            parts += [f"<h3>{model_name(run['model'])}</h3>", table(heads, lines, words=(0, 1, 2, 3))]
     return parts
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.report.document import document, picture
-from unmask.report.markup import bullets, name_of, paragraph, section, table, text
+from unmask.report.markup import bullets, model_name, paragraph, section, table, text
+from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.shares_figure import Bar, Panel, shares_figure
-from unmask.scaling import numbers, series
+from unmask.scaling import numbers
 from unmask.scaling.figures import save_forms
 
 HEADS = ("model", "asked", "test", "w", "steps", "items", "exact", "95%", "BLEU", "95%", "choice", "95%", "chance")
@@ -23,8 +23,7 @@ MEASURES = ("exact", "bleu", "choice")
 def write(whole: dict[str, Any], directory: Path) -> Path:
     """Write `reversal.csv`, `figures/` and `index.html`; returns the path of the page."""
     panels = panels_of(whole)
-    with (directory / "reversal.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(csv_rows(whole))
+    write_csv(directory / "reversal.csv", csv_rows(whole))
     files = save_forms(partial(shares_figure, panels, 2), directory / "figures", "reversal")
     page = directory / "index.html"
     page.write_text(page_html(whole, files), encoding="utf-8")
@@ -51,6 +50,11 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def plain_table(whole: dict[str, Any]) -> str:
+    """A line for each model, way of decoding and test."""
+    return aligned([HEADS, *(cells(row) for row in whole["rows"])], words=(0, 1, 2))
+
+
 def interval(limits: Sequence[float], scale: float = 100) -> str:
     """Both ends, in percent."""
     low, high = limits
@@ -64,7 +68,7 @@ def csv_rows(whole: dict[str, Any]) -> list[list[Any]]:
         [*plain, "network_calls", "chance", *(f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high"))]
     ]
     for row in whole["rows"]:
-        line: list[Any] = ["" if row[name] is None else row[name] for name in plain]
+        line: list[Any] = [row[name] for name in plain]
         line += [row["network_calls"], row["chance"]]
         for name in MEASURES:
             line += ["", "", ""] if row[name] is None else [row[name]["value"], *row[name]["ci95"]]
@@ -157,17 +161,13 @@ def _findings(whole: dict[str, Any]) -> list[str]:
             for name in ASKED_FOR
         ]
         guess = "" if measure == "exact" else f"; a guess is right in {100 * rows[0]['chance']:.0f}%"
-        told.append(f"{_named(model)}, reversed: {text('; '.join(parts) + guess)}.")
+        told.append(f"{model_name(model)}, reversed: {text('; '.join(parts) + guess)}.")
     return told
 
 
 def _percent(figure: dict[str, Any]) -> str:
     low, high = figure["ci95"]
     return f"{100 * figure['value']:.0f}% (95% {100 * low:.0f} to {100 * high:.0f})"
-
-
-def _named(model: str) -> str:
-    return name_of(model) if model in series.LABELS else text(model)
 
 
 def _figure(whole: dict[str, Any], files: dict[str, str]) -> str:
@@ -181,7 +181,7 @@ def _figure(whole: dict[str, Any], files: dict[str, str]) -> str:
 
 
 def _table(whole: dict[str, Any]) -> str:
-    lines = [[_named(row["model"]), *map(text, cells(row)[1:])] for row in whole["rows"]]
+    lines = [[model_name(row["model"]), *map(text, cells(row)[1:])] for row in whole["rows"]]
     return table(HEADS, lines, words=(0, 1, 2))
 
 
@@ -195,7 +195,10 @@ def _samples(whole: dict[str, Any]) -> list[str]:
                 for test, items in cast("dict[str, list[dict[str, str]]]", run["samples"]).items()
                 for each in items
             ]
-            parts += [f"<h3>{_named(run['model'])}</h3>", table(["test", "right", "written"], lines, words=(0, 1, 2))]
+            parts += [
+                f"<h3>{model_name(run['model'])}</h3>",
+                table(["test", "right", "written"], lines, words=(0, 1, 2)),
+            ]
     return parts
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from unmask.report.plain_tables import write_csv
 from unmask.scaling import numbers, series
 from unmask.scaling.isoflop import IsoflopFit
 from unmask.scaling.laws import Interval
@@ -20,14 +20,14 @@ ESCAPES = str.maketrans(
 def write(study: Study, fit: IsoflopFit | None, directory: Path) -> None:
     """Write `runs.csv`, and with a fit `minima.csv`, `laws.csv`, `tests.csv` and `tables.tex`."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_csv(directory / "runs.csv", _runs(study))
+    write_csv(directory / "runs.csv", _runs(study))
     if fit is None:
         for name in ("minima.csv", "laws.csv", "tests.csv", "tables.tex"):
             (directory / name).unlink(missing_ok=True)
         return
-    _write_csv(directory / "minima.csv", _minima(fit))
-    _write_csv(directory / "laws.csv", _laws(fit))
-    _write_csv(directory / "tests.csv", _tests(fit))
+    write_csv(directory / "minima.csv", _minima(fit))
+    write_csv(directory / "laws.csv", _laws(fit))
+    write_csv(directory / "tests.csv", _tests(fit))
     (directory / "tables.tex").write_text(latex(fit), encoding="utf-8")
 
 
@@ -165,8 +165,3 @@ def _tests(fit: IsoflopFit) -> Iterable[Sequence[object]]:
             test.p_value_t,
             test.differ,
         ]
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(["" if cell is None else cell for cell in row] for row in rows)

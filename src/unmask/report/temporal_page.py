@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +10,7 @@ from unmask.report import temporal_figure
 from unmask.report.document import document, picture
 from unmask.report.evaluation import IN_PERIOD, SHIFTED
 from unmask.report.markup import bullets, paragraph, plus_minus, power, section, table, text
+from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.temporal_figure import label
 from unmask.scaling import numbers
 
@@ -42,8 +42,8 @@ COLUMNS = (
 def write(result: dict[str, Any], windows: Iterable[Sequence[Any]], directory: Path) -> Path:
     """Write `temporal.csv`, `windows.csv` of these rows, `figures/` and `index.html`; returns the path of the page."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_csv(directory / "temporal.csv", [COLUMNS, *rows(result)])
-    _write_csv(directory / "windows.csv", windows)
+    write_csv(directory / "temporal.csv", [COLUMNS, *rows(result)])
+    write_csv(directory / "windows.csv", windows)
     files = temporal_figure.save_all(result, directory / "figures")
     page = directory / "index.html"
     page.write_text(page_html(result, files), encoding="utf-8")
@@ -63,10 +63,10 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
                     model[name]
                     for name in ("name", "objective", "factor", "flops", "training_tokens", "epochs", "bound")
                 ),
-                *(_blank(loss[split][name]) for split in (IN_PERIOD, SHIFTED) for name in ("value", "standard_error")),
+                *(loss[split][name] for split in (IN_PERIOD, SHIFTED) for name in ("value", "standard_error")),
                 *(model["bits_per_byte"][split] for split in (IN_PERIOD, SHIFTED)),
                 worse["value"],
-                _blank(worse["standard_error"]),
+                worse["standard_error"],
                 *_ends(worse),
                 model["perplexity_percent"]["value"],
                 "" if difference is None else difference["value"],
@@ -121,14 +121,7 @@ def plain_table(result: dict[str, Any]) -> str:
                 "bound" if model["bound"] else "exact",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in (0, 8) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines, words=(0, 8))
 
 
 def page_html(result: dict[str, Any], files: dict[str, str]) -> str:
@@ -277,14 +270,5 @@ def _ends(figure: dict[str, Any]) -> Sequence[Any]:
     return figure["ci95"] or ("", "")
 
 
-def _blank(value: Any) -> Any:
-    return "" if value is None else value
-
-
 def _error(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _write_csv(path: Path, lines: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
