@@ -142,6 +142,7 @@ def _problems(options: Options, seed: int) -> tuple[list[Problem], list[Problem]
 def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, Any]]:
     """Train each model with one seed and let it solve."""
     from unmask.recipes import problems as recipe
+    from unmask.recipes import small_tuning
     from unmask.train.resumed import trained
 
     train, test, source = _problems(options, seed)
@@ -152,14 +153,16 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
     if new:
         known = recipe.new_tokenizer(train)
         starts = {
-            name: recipe.new_model(folder / name / "start", options.size, known, name, seed)
+            name: small_tuning.new_model(
+                folder / name / "start", options.size, known, name, seed, context_length=recipe.CONTEXT
+            )
             for name in options.objectives
         }
     else:
         starts = {f"{number}-{Path(path).name}": Path(path) for number, path in enumerate(options.models, 1)}
     for name, start in starts.items():
         console.print(f"{name}, seed {seed}: {len(train):,} problems ({source})")
-        config = recipe.run(
+        config = small_tuning.run(
             start,
             file,
             epochs=options.epochs,
@@ -167,8 +170,7 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
             learning_rate=options.learning_rate or (3e-3 if new else 2e-4),
             seed=seed,
         )
-        if new:
-            config = replace(config, objective=name)
+        config = replace(config, length=recipe.CONTEXT, objective=name if new else config.objective)
         last = trained(config, folder / name / "run", console)
         yield {
             "model": name,

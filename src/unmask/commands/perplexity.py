@@ -62,8 +62,8 @@ def run(options: Options) -> None:
         raise UsageError(f"--split {options.split}: only a prepared corpus has splits: leave it out")
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from unmask.commands.progress import progress
     from unmask.data.reading import find_sources
     from unmask.evals import held_out
     from unmask.language_model import load
@@ -75,8 +75,7 @@ def run(options: Options) -> None:
     if options.length > context:
         raise UsageError(f"--length {options.length}: more than the model's context of {context} tokens")
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress(console) as bar:
         task = bar.add_task("reading", total=None)
         windows = _windows_of_corpus(lm, corpus, options) if corpus else _windows_of_texts(lm, sources, options)
         draws = 1 if lm.config.causal else options.draws or held_out.enough_draws(len(windows))

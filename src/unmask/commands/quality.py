@@ -56,8 +56,8 @@ def run(options: Options) -> None:
     if options.units == "tokens" and options.reference is None:
         raise UsageError("--units tokens: are those of a reference: name one with --reference")
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from unmask.commands.progress import progress
     from unmask.evals import quality, samples
 
     separator = options.separator
@@ -66,8 +66,7 @@ def run(options: Options) -> None:
     sets = [samples.read(path, separator) for path in options.samples]
     every = [sample for one in sets for sample in one]
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress(console) as bar:
         task = bar.add_task("opening the reference", total=None)
         reference, likelihoods = _judged(options, every, lambda done: bar.update(task, completed=done), bar, task)
         split = quality.words if options.units == "words" or reference is None else reference.encode

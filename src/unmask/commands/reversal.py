@@ -132,6 +132,7 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
     from unmask.data import reversal as data
     from unmask.evals import perplexity
     from unmask.recipes import reversal as recipe
+    from unmask.recipes import small_tuning
     from unmask.train.resumed import trained
 
     found = data.generate(options.people, seed) if options.data is None else data.read(options.data)
@@ -149,7 +150,7 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
         positions = max(len(known.encode(item.completion)) for item in found.train) + 1 if known else 52
     for name, start in _starts(options, known, folder, seed).items():
         console.print(f"{name}, seed {seed}: {len(found.train):,} sentences ({found.source})")
-        config = recipe.run(
+        config = small_tuning.run(
             start,
             file,
             epochs=options.epochs if options.epochs is not None else 100 if new else 10,
@@ -177,12 +178,14 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
 
 def _starts(options: Options, known: Any, folder: Path, seed: int) -> dict[str, Path]:
     """The models to train, by name."""
-    from unmask.recipes import reversal as recipe
+    from unmask.recipes.reversal import CONTEXT
+    from unmask.recipes.small_tuning import new_model
 
     if known is None:
         return {f"{number}-{Path(path).name}": Path(path) for number, path in enumerate(options.models, 1)}
     return {
-        name: recipe.new_model(folder / name / "start", options.size, known, name, seed) for name in options.objectives
+        name: new_model(folder / name / "start", options.size, known, name, seed, context_length=CONTEXT)
+        for name in options.objectives
     }
 
 

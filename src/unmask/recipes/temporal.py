@@ -7,16 +7,16 @@ Sizes and budgets are those of the demonstration, so that a corpus takes minutes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from unmask import sizes
 from unmask.data.corpora import LAST_TRAINING_YEAR
 from unmask.errors import UsageError, unknown_name
 from unmask.objectives import OBJECTIVES
-from unmask.scaling.plan import PlannedRun
+from unmask.recipes import demo
+from unmask.scaling.plan import PlannedRun, planned_run
 
-SETTINGS: dict[str, Any] = {"learning_rate": 3e-3, "weighting": "flat", "tensorboard": False, "validation_windows": 64}
+SETTINGS: dict[str, Any] = {**demo.SETTINGS, "validation_windows": 64}
 CHECKPOINTS = 10
 """In each run."""
 PERIODS: dict[str, tuple[int, int]] = {"sotu": (LAST_TRAINING_YEAR, LAST_TRAINING_YEAR + 1)}
@@ -55,30 +55,23 @@ def runs(
     variants: Sequence[Variant], seeds: Sequence[int], *, size: str, flops: float, batch_size: int, length: int
 ) -> tuple[PlannedRun, ...]:
     """Every variant with every seed, all of one size. Raises `UsageError` for a budget below one step."""
-    params = sizes.lookup(size).params
     found: list[PlannedRun] = []
     for seed in seeds:
         for variant in variants:
-            budget = flops * variant.factor
-            steps = sizes.training_steps(budget, params, batch_size, length)
-            found.append(
-                PlannedRun(
-                    name=f"{variant.name}-seed{seed}",
-                    objective=variant.objective,
-                    size=size,
-                    params=params,
-                    flops=budget,
-                    steps=steps,
-                    tokens=steps * batch_size * length,
-                    batch_size=batch_size,
-                    length=length,
-                    seed=seed,
-                    settings={
-                        **SETTINGS,
-                        "log_every": max(1, steps // 100),
-                        "checkpoint_every": max(1, steps // CHECKPOINTS),
-                        "keep_checkpoints": 1,
-                    },
-                )
+            run = planned_run(
+                f"{variant.name}-seed{seed}",
+                variant.objective,
+                size,
+                flops * variant.factor,
+                batch_size=batch_size,
+                length=length,
+                seed=seed,
             )
+            settings = {
+                **SETTINGS,
+                "log_every": max(1, run.steps // 100),
+                "checkpoint_every": max(1, run.steps // CHECKPOINTS),
+                "keep_checkpoints": 1,
+            }
+            found.append(replace(run, settings=settings))
     return tuple(found)

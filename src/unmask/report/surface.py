@@ -13,9 +13,17 @@ from dataclasses import dataclass
 from unmask.errors import UsageError
 from unmask.report.markup import decimals, interval, name_of, paragraph, power, table, text
 from unmask.scaling import numbers
-from unmask.scaling.parametric import ParametricFit, ParametricLaw, fit_parametric
+from unmask.scaling.parametric import ParametricFit, ParametricLaw, check_enough, fit_parametric
 from unmask.scaling.points import Point, by_objective
-from unmask.scaling.repeated import NAMES, ONE_EPOCH, RepeatedFit, epochs, fit_repeated_data
+from unmask.scaling.repeated import (
+    NAMES,
+    ONE_EPOCH,
+    RepeatedFit,
+    check_repeating,
+    epochs,
+    fit_repeated_data,
+    without_risen,
+)
 from unmask.scaling.repeats import against_freshest
 
 
@@ -36,17 +44,17 @@ def fit_surfaces(points: Sequence[Point], *, bootstrap: int, seed: int) -> Surfa
     unfit_parametric, unfit_repeated = list[str](), list[str]()
     fresh = [point for point in points if epochs(point) <= ONE_EPOCH]
     parametric_points, repeated_points = list[Point](), list[Point]()
-    for group in by_objective(fresh).values():
+    for name, group in by_objective(fresh).items():
         try:
-            fit_parametric(group, bootstrap=0)
+            check_enough(name, group, "points")
             parametric_points += group
         except UsageError as error:
             unfit_parametric.append(_reason(error))
-    for group in by_objective(points).values():
+    for name, group in by_objective(points).items():
         if all(epochs(point) <= ONE_EPOCH for point in group):
             continue
         try:
-            fit_repeated_data(group, bootstrap=0)
+            check_repeating(name, without_risen(group), None, "points")
             repeated_points += group
         except UsageError as error:
             unfit_repeated.append(_reason(error))

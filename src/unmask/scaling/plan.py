@@ -144,6 +144,35 @@ class Plan:
         return config.from_dict(cls, {**fields, "runs": tuple(runs)}, str(path))
 
 
+def planned_run(
+    name: str,
+    objective: str,
+    size: str,
+    flops: float,
+    *,
+    batch_size: int,
+    length: int,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> PlannedRun:
+    """A run that spends `flops` by the stepping rule. Raises `UsageError` for an unknown size, and below one step."""
+    params = sizes.lookup(size).params
+    steps = sizes.training_steps(flops, params, batch_size, length)
+    return PlannedRun(
+        name=name,
+        objective=objective,
+        size=size,
+        params=params,
+        flops=flops,
+        steps=steps,
+        tokens=steps * batch_size * length,
+        batch_size=batch_size,
+        length=length,
+        seed=seed,
+        settings=dict(settings or {}),
+    )
+
+
 def grid(
     budgets: Iterable[float],
     size_names: Sequence[str] | Mapping[float, Sequence[str]],
@@ -162,24 +191,20 @@ def grid(
     runs: list[PlannedRun] = []
     for flops in sorted(budgets):
         for size in size_names[flops] if isinstance(size_names, Mapping) else size_names:
-            params = sizes.lookup(size).params
-            steps = sizes.training_steps(flops, params, batch_size, length)
             for objective in objectives:
                 for seed in seeds:
                     suffix = f"-seed{seed}" if len(seeds) > 1 else ""
+                    name = f"{objective}-{flops:.3g}-{size}{suffix}".replace("+", "")
                     runs.append(
-                        PlannedRun(
-                            name=f"{objective}-{flops:.3g}-{size}{suffix}".replace("+", ""),
-                            objective=objective,
-                            size=size,
-                            params=params,
-                            flops=flops,
-                            steps=steps,
-                            tokens=steps * batch_size * length,
+                        planned_run(
+                            name,
+                            objective,
+                            size,
+                            flops,
                             batch_size=batch_size,
                             length=length,
                             seed=seed,
-                            settings=dict(settings or {}),
+                            settings=settings,
                         )
                     )
     return tuple(runs)

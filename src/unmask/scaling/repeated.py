@@ -144,8 +144,8 @@ def fit_repeated_data(
         raise UsageError(f"base {list(base)} must be five positive numbers: E, A, alpha, B, beta")
     laws: dict[str, RepeatedLaw] = {}
     for objective, group in points_module.by_objective(points).items():
-        kept = [point for point in group if not has_risen(point, group)] if rising == "drop" else list(group)
-        _check(objective, kept, base, source)
+        kept = without_risen(group) if rising == "drop" else list(group)
+        check_repeating(objective, kept, base, source)
         rng = np.random.default_rng([seed, *objective.encode()])
         problem = Repeating(kept, delta, base=base, excess_params=excess_params, space=space)
         law = _fit_objective(objective, kept, problem, bootstrap, rng, base, workers)
@@ -177,6 +177,11 @@ def has_risen(point: Point, others: Iterable[Point]) -> bool:
     )
 
 
+def without_risen(points: Sequence[Point]) -> list[Point]:
+    """The points but those that have risen."""
+    return [point for point in points if not has_risen(point, points)]
+
+
 def repeated_loss(theta_R7: Array, params: Array, tokens: Array, unique_tokens: Array) -> Array:
     """The loss of each row (E, log A, alpha, log B, beta, log R_D, log R_N) at each point, (R, P).
 
@@ -191,7 +196,8 @@ def repeated_loss(theta_R7: Array, params: Array, tokens: Array, unique_tokens: 
     return floor + np.exp(log_a - alpha * log_params) + np.exp(log_b - beta * log_tokens)
 
 
-def _check(objective: str, points: Sequence[Point], base: Sequence[float] | None, source: str) -> None:
+def check_repeating(objective: str, points: Sequence[Point], base: Sequence[float] | None, source: str) -> None:
+    """Raise `UsageError` unless `points` can fix the law, or with `base` how fast repeats lose their value."""
     repeating = [point for point in points if epochs(point) > ONE_EPOCH]
     if not repeating:
         raise UsageError(

@@ -65,7 +65,7 @@ def run(options: Answers) -> None:
     """Answer what has no answer yet, and print what that took."""
     from rich.console import Console
 
-    from unmask.commands.mtbench.progress import progress
+    from unmask.commands.progress import progress
     from unmask.evals.mtbench import answering, answers, lines
     from unmask.evals.mtbench import questions as asking
     from unmask.language_model import load

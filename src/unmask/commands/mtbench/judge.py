@@ -73,7 +73,7 @@ def run(options: Judge) -> None:
     """Show the cost, ask, grade, and print each model's mean grade."""
     from rich.console import Console
 
-    from unmask.commands.mtbench.progress import progress
+    from unmask.commands.progress import progress
     from unmask.evals.mtbench import answers, endpoint, grading, judging, lines
     from unmask.evals.mtbench import questions as asking
 

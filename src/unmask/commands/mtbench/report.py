@@ -54,7 +54,7 @@ def run(options: Report) -> None:
     from rich.console import Console
 
     from unmask import model_directory
-    from unmask.commands.mtbench.progress import progress
+    from unmask.commands.progress import progress
     from unmask.evals import reference_model
     from unmask.evals.mtbench import answers, results
     from unmask.evals.mtbench import questions as asking

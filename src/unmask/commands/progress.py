@@ -1,4 +1,4 @@
-"""The bar that work on many questions shows."""
+"""The bar that a command shows which counts what it has done."""
 
 from __future__ import annotations
 

@@ -1,0 +1,44 @@
+"""What the recipes share that train on a small file of their own: new models of a named size, and the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmask import seeding
+from unmask.config import ModelConfig
+from unmask.data.tokenizer import Tokenizer
+from unmask.language_model import LanguageModel
+from unmask.model import Transformer
+from unmask.sft_config import SftConfig
+
+
+def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed: int, *, context_length: int) -> Path:
+    """Write an untrained model of a named size, to be trained on that file alone."""
+    causal = objective == "arm"
+    config = ModelConfig.of_size(
+        size,
+        vocab_size=known.vocab_size,
+        context_length=context_length,
+        mask_id=None if causal else known.mask_id,
+        causal=causal,
+    )
+    model = Transformer(config)
+    model.init_weights(seeding.generator(seed, "init"))
+    LanguageModel(model, known, objective).save(directory)
+    return directory
+
+
+def run(model: Path, file: Path, *, epochs: float, batch_size: int, learning_rate: float, seed: int) -> SftConfig:
+    """The training of `model` on a file of prompts and completions, without validation."""
+    return SftConfig(
+        size="",
+        init_from=str(model),
+        conversations=(str(file),),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        validation_share=0.0,
+        validation_windows=0,
+        seed=seed,
+        tensorboard=False,
+    )
