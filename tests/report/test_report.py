@@ -292,6 +292,13 @@ def test_repeated_runs_get_a_law_a_figure_and_a_table_of_what_repeats_cost(tmp_p
     assert json.loads((tmp_path / "fits-parametric.json").read_text())["points"] == 24
 
 
+def test_repeats_without_another_amount_of_data_beside_them_get_no_law(tmp_path):
+    runs = [dataclasses.replace(run, unique_tokens=run.tokens // 2) for run in synthetic.plan().runs]
+    run_study(Plan(tuple(runs)), tmp_path, lambda run, place: synthetic.write_run(place, run))
+    write_report(tmp_path, bootstrap=0)
+    assert not (tmp_path / "fits-repeated.json").exists()
+
+
 def test_without_repeats_the_page_has_no_word_of_them(page):
     assert "repeats" not in {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert not (page.path.parents[1] / "fits-repeated.json").exists()

@@ -1,7 +1,8 @@
 """What the page of a study says of laws in N and D at once: the parametric law, and what repeated data is worth.
 
-The parametric law is fitted to the runs on fresh data alone; where runs repeat theirs, the data-constrained law (see
-`unmask.scaling.repeated`) is fitted to all.
+The parametric law is fitted to the runs on fresh data alone. Where the same training was made on several amounts of
+distinct tokens, the data-constrained law (see `unmask.scaling.repeated`) is fitted to all runs; without such an axis
+nothing fixes what a repeat is worth.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Surfaces:
     unfit_parametric: tuple[str, ...] = ()
     """Why an objective has none, in sentences."""
     unfit_repeated: tuple[str, ...] = ()
-    """The same, of objectives that repeat their data."""
+    """The same, of objectives trained on several amounts of distinct tokens."""
 
 
 def fit_surfaces(points: Sequence[Point], *, bootstrap: int, seed: int) -> Surfaces:
@@ -50,9 +51,8 @@ def fit_surfaces(points: Sequence[Point], *, bootstrap: int, seed: int) -> Surfa
             parametric_points += group
         except UsageError as error:
             unfit_parametric.append(_reason(error))
-    for name, group in by_objective(points).items():
-        if all(epochs(point) <= ONE_EPOCH for point in group):
-            continue
+    varied = {first.objective for first, _ in against_freshest(points)}
+    for name, group in by_objective(point for point in points if point.objective in varied).items():
         try:
             check_repeating(name, without_risen(group), None, "points")
             repeated_points += group
