@@ -12,6 +12,10 @@ time), the trained model's tokens taken as they are. One thread and seconds of t
 machine changes little. The reference's time is linear in its draws, which go through the network 32 at a time: one such
 batch of each request is timed and multiplied. Requests are the options of HellaSwag, PIQA and BoolQ and the last
 words of LAMBADA, an equal number of items of each.
+
+Where our time goes: a second run of ours is timed in parts (drawing the masks, the blocks of the network, the head, and
+the rest: rows put together, softmax, estimates), and the FLOPs that its calls must carry out are divided by its seconds
+and by the best product of float32 matrices measured in the same run.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ import time
 from pathlib import Path
 
 import torch
+from sampling import peak_flops
 from torch.nn import functional as F
 
 import unmask
 from unmask import likelihood, machine, seeding
 from unmask.config import ModelConfig
 from unmask.evals.offline import load_tasks
+from unmask.layers import head_logits
 from unmask.likelihood import Request, Settings
 from unmask.model import Transformer
 from unmask.sizes import FAMILY
@@ -135,6 +141,58 @@ def timed(model: Transformer, requests: list[Request], samples: int, draws: int,
     }
 
 
+class InParts:
+    """The network as a `LogitsFn` that tells the blocks' seconds from the head's, and adds up the FLOPs of both."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.seconds, self.flops = model, {"network": 0.0, "head": 0.0}, {"network": 0, "head": 0}
+
+    @torch.no_grad()
+    def __call__(self, tokens_BL: torch.Tensor, select_BL: torch.Tensor) -> torch.Tensor:
+        begun = time.process_time()
+        hidden_SD = self.model.hidden(tokens_BL, select_BL)
+        between = time.process_time()
+        logits_SV = head_logits(hidden_SD, self.model.head_weight)
+        self.seconds["head"] += time.process_time() - between
+        self.seconds["network"] += between - begun
+        (rows, length), selected, config = tokens_BL.shape, int(select_BL.sum()), self.model.config
+        width, inner = config.n_embd, config.intermediate_size
+        keys_values, others = 2 * width**2, 2 * width**2 + 3 * width * inner + 2 * length * width
+        everywhere = (config.n_layer - 1) * (keys_values + others) + keys_values
+        self.flops["network"] += 2 * (rows * length * everywhere + selected * others)
+        self.flops["head"] += 2 * selected * width * config.vocab_size
+        return logits_SV
+
+
+def breakdown(model: Transformer, requests: list[Request], samples: int, mask_id: int, peak: float) -> dict:
+    """Seconds of the parts of ours, and the FLOPs of its calls as a share of the peak."""
+    begun = time.process_time()
+    for index, request in enumerate(requests):
+        generator = seeding.generator(0, "breakdown", index)
+        likelihood.plan(len(request.continuation), estimator="auto", num_samples=samples, generator=generator)
+    drawing = time.process_time() - begun
+    parts = InParts(model)
+    begun = time.process_time()
+    likelihood.score(parts, requests, Settings("auto", samples), mask_id=mask_id)
+    seconds = time.process_time() - begun
+    each = {"masks": drawing, **parts.seconds}
+    each["rest"] = seconds - sum(each.values())
+    flops = sum(parts.flops.values())
+    return {
+        "seconds": seconds,
+        "share_of_time": {name: part / seconds for name, part in each.items()},
+        "gflop": {name: part / 1e9 for name, part in parts.flops.items()},
+        "share_of_peak": flops / peak / seconds,
+        "share_of_peak_in": {name: parts.flops[name] / peak / parts.seconds[name] for name in parts.flops},
+    }
+
+
+def in_words(found: dict) -> str:
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in found["share_of_time"].items())
+    inside = ", ".join(f"{name} {share:.0%}" for name, share in found["share_of_peak_in"].items())
+    return f"                time: {shares}; {found['share_of_peak']:.0%} of the peak ({inside})"
+
+
 def model_facts(lm: unmask.LanguageModel) -> dict:
     params = sum(parameter.numel() for parameter in lm.model.parameters())
     return {"objective": lm.objective, "params": params, "context_length": lm.config.context_length}
@@ -167,23 +225,20 @@ def main() -> None:
     network = Transformer(config).eval()
     network.init_weights(seeding.generator(0, "init"))
     tasks, _ = load_tasks(TASKS, options.data_dir)
+    peak = peak_flops()
     rows = []
     for name, task in zip(TASKS, tasks, strict=True):
         requests = requests_of(lm, task, options.items)
         row = {"task": name, **equal_error(lm, requests, options.reference_draws, options.repeats)}
-        row |= timed(
-            network,
-            [r for r in requests if r.question < options.timed_items],
-            row["our_samples"],
-            options.reference_draws,
-            VOCABULARY,
-        )
+        few = [request for request in requests if request.question < options.timed_items]
+        row |= timed(network, few, row["our_samples"], options.reference_draws, VOCABULARY)
+        row["breakdown"] = breakdown(network, few, row["our_samples"], VOCABULARY, peak)
         rows.append(row)
         print(
             f"{name:15s} {row['scored_tokens']:5.1f} tokens: reference {row['reference_rmse']:.2f} nats at "
             f"{options.reference_draws} calls; ours {row['our_rmse']:.2f} at {row['our_calls_per_request']:.1f} "
             f"({row['exact_share']:.0%} exact); {row['our_requests_per_second']:.2f} requests/s, "
-            f"{row['speed_ratio']:.0f}x ({row['seconds_per_call_ratio']:.1f}x per call)",
+            f"{row['speed_ratio']:.0f}x ({row['seconds_per_call_ratio']:.1f}x per call)\n{in_words(row['breakdown'])}",
             flush=True,
         )
     total = sum(row["reference_seconds"] for row in rows) / sum(row["our_seconds"] for row in rows)
@@ -193,6 +248,7 @@ def main() -> None:
         result = {
             "machine": machine.describe(),
             "threads": torch.get_num_threads(),
+            "peak_gflops": peak / 1e9,
             "trained_model": model_facts(lm),
             "size": options.size,
             "reference_draws": options.reference_draws,
