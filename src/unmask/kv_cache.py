@@ -8,6 +8,8 @@ Shapes: B rows, K key and value heads, L new tokens, T positions, E head dimensi
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,18 @@ class LayerCache:
         self._keys[:, :, self._start : self._stop] = keys_BKLE
         self._values[:, :, self._start : self._stop] = values_BKLE
         return self._keys[:, :, : self._stop], self._values[:, :, : self._stop]
+
+
+class KeysAndValues(Protocol):
+    """Where `Transformer.recompute` puts the keys and values of the positions it computes, and finds all others."""
+
+    def put(self, layer: int, where: Selection, keys_SKE: Tensor, values_SKE: Tensor, /) -> None:
+        """Put in those of the positions `where`."""
+        ...
+
+    def get(self, layer: int, length: int, /) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, T, E) of the first `length` positions of the batch."""
+        ...
 
 
 class PositionCache:

@@ -74,7 +74,7 @@ class LanguageModel:
     def logits_fn(self) -> LogitsFn:
         """The network as a `LogitsFn`: position i's logits predict token i, for an ARM from the tokens before it."""
         if self.config.causal:
-            return CausalLogits(self.model, self.tokenizer.bos_id)
+            return CausalLogits(self.model, self.tokenizer.bos_id, share_prefixes=True)
         return MaskedLogits(self.model)
 
     def save(self, directory: str | Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.config import ModelConfig
-from unmask.kv_cache import LayerCache, PositionCache
+from unmask.kv_cache import KeysAndValues, LayerCache
 from unmask.selection import Selection
 from unmask.visibility import Seen
 
@@ -36,7 +36,7 @@ class Partial:
     sin_NE: Tensor
     seen: Seen
     """What the queries see."""
-    cache: PositionCache
+    cache: KeysAndValues
     """Has the keys and values of the others, and gets those of the computed ones."""
     layer: int
     """The block's number in it."""

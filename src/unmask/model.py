@@ -25,7 +25,7 @@ from torch.utils import checkpoint as checkpointing
 
 from unmask.config import ModelConfig
 from unmask.errors import UsageError
-from unmask.kv_cache import KVCache, PositionCache
+from unmask.kv_cache import KeysAndValues, KVCache
 from unmask.layers import Block, Partial, head_logits, rotary_tables
 from unmask.loss import weighted_cross_entropy
 from unmask.parametrization import STANDARD, Parametrization
@@ -147,7 +147,7 @@ class Transformer(nn.Module):
         tokens_BL: Tensor,
         compute_BL: Tensor,
         select_BL: Tensor,
-        cache: PositionCache,
+        cache: KeysAndValues,
         *,
         present_BL: Tensor | None = None,
     ) -> Tensor:
@@ -212,7 +212,7 @@ class Transformer(nn.Module):
         tokens_BL: Tensor,
         compute_BL: Tensor,
         select_BL: Tensor,
-        cache: PositionCache,
+        cache: KeysAndValues,
         present_BL: Tensor | None,
     ) -> Tensor:
         """The last block's states (S, D), normed, of the selected positions; see `recompute`."""

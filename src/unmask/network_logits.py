@@ -14,6 +14,7 @@ from torch import Tensor
 from unmask.kv_cache import KVCache
 from unmask.logits_fn import PADDING
 from unmask.model import Transformer
+from unmask.shared_prefixes import WORTHWHILE, PrefixTree
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,31 @@ class CausalLogits:
 
     model: Transformer
     bos_id: int | None
+    share_prefixes: bool = False
+    """Compute what neighbouring rows have in common at their beginnings once; not for a sharded network."""
 
     @torch.no_grad()
     def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
         """Position i's logits, from the tokens before i."""
-        first = 0 if self.bos_id is None else self.bos_id
-        inputs_BL = torch.cat([torch.full_like(tokens_BL[:, :1], first), self._known(tokens_BL[:, :-1])], dim=1)
         if self.bos_id is not None:
-            return self.model(inputs_BL, select_BL)
-        logits_BLV = self.model(inputs_BL[:, 1:]) if inputs_BL.shape[1] > 1 else self.model(inputs_BL)[:, :0]
-        uniform_B1V = logits_BLV.new_zeros(len(tokens_BL), 1, self.model.config.vocab_size)
-        logits_BLV = torch.cat([uniform_B1V, logits_BLV], dim=1)
-        return logits_BLV if select_BL is None else logits_BLV[select_BL]
+            bos_B1 = torch.full_like(tokens_BL[:, :1], self.bos_id)
+            return self._read(torch.cat([bos_B1, self._known(tokens_BL[:, :-1])], dim=1), select_BL)
+        rows, length = tokens_BL.shape
+        if select_BL is None:
+            return self(tokens_BL, torch.ones_like(tokens_BL, dtype=torch.bool)).view(rows, length, -1)
+        uniform_S = select_BL.nonzero()[:, 1] == 0
+        logits_SV = self.model.head_weight.new_zeros(len(uniform_S), self.model.config.vocab_size)
+        if not uniform_S.all():
+            logits_SV[~uniform_S] = self._read(self._known(tokens_BL[:, :-1]), select_BL[:, 1:])
+        return logits_SV
+
+    def _read(self, inputs_BL: Tensor, select_BL: Tensor | None) -> Tensor:
+        """The network's own rows of what it reads."""
+        if self.share_prefixes and select_BL is not None:
+            tree = PrefixTree.of(inputs_BL, select_BL)
+            if tree.share <= WORTHWHILE:
+                return tree.logits(self.model, inputs_BL, select_BL)
+        return self.model(inputs_BL, select_BL)
 
     def incremental(self, rows: int, length: int, /) -> CausalCache:
         """Generation with a cache of keys and values; see `samplers.autoregressive`."""

@@ -30,7 +30,8 @@ OnProgress = Callable[[int, int], None]
 WINDOW = 4096
 """Rows that are planned, and searched for duplicates, at a time."""
 PADDING = 1.125
-"""Times the length of a batch's shortest request that its longest one may have, for an ARM."""
+"""Times the length of a batch's shortest request that its longest one may have, for an ARM, but for options of one
+question that are mostly prompt."""
 FIRST_STAGE = 8
 """Part of the draws after which adaptive stopping looks for the first time."""
 
@@ -118,7 +119,8 @@ class _Engine:
 
     def estimate(self, requests: Sequence[Request], plans: Sequence[Plan]) -> list[Estimate]:
         """Each request by its plan, whatever their lengths."""
-        order = sorted(range(len(requests)), key=lambda i: (_length(requests[i]), requests[i].prompt))
+        lengths = _lengths(requests, self.causal)
+        order = sorted(range(len(requests)), key=lambda i: (lengths[i], requests[i].prompt))
         found: list[Estimate | None] = [None] * len(requests)
         window: list[int] = []
         rows = 0
@@ -128,8 +130,8 @@ class _Engine:
             following = order[place + 1] if place + 1 < len(order) else None
             ends = following is None or rows >= WINDOW
             if following is not None:  # what a causal network reads may be padded on the right, within reason
-                longest = PADDING * _length(requests[window[0]]) if self.causal else _length(requests[index])
-                ends |= _length(requests[following]) > longest
+                longest = PADDING * lengths[window[0]] if self.causal else lengths[index]
+                ends |= lengths[following] > longest
             if ends:
                 estimates = self._window([requests[i] for i in window], [plans[i] for i in window])
                 for i, estimate in zip(window, estimates, strict=True):
@@ -286,6 +288,23 @@ def _undecided(requests: Sequence[Request], estimates: dict[int, Estimate], erro
             ]
             undecided.update(options[place] for place in [best, *close] if close)
     return sorted(index for index in undecided if not estimates[index].exact)
+
+
+def _lengths(requests: Sequence[Request], causal: bool) -> list[int]:
+    """By what length each request is sorted: an ARM's that is mostly prompt by the longest one with the same prompt.
+
+    The network then computes their prompt once.
+    """
+    lengths = [_length(request) for request in requests]
+    longest: dict[tuple[int, ...], int] = {}
+    mostly_prompt = [causal and length <= 2 * len(r.prompt) for r, length in zip(requests, lengths, strict=True)]
+    for request, length, mostly in zip(requests, lengths, mostly_prompt, strict=True):
+        if mostly:
+            longest[request.prompt] = max(length, longest.get(request.prompt, 0))
+    return [
+        longest[request.prompt] if mostly else length
+        for request, length, mostly in zip(requests, lengths, mostly_prompt, strict=True)
+    ]
 
 
 def _length(request: Request) -> int:

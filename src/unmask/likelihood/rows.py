@@ -96,7 +96,8 @@ class Rows:
     def of(cls, sequences: Sequences, mask_id: int) -> Rows:
         """All rows of `sequences`, the different ones sorted by what they show of the scored tokens.
 
-        That brings rows together whose unconditional passes are alike under guidance.
+        That brings rows together whose unconditional passes are alike under guidance. What an ARM reads is sorted by
+        its beginning, which a network may compute once for all rows that have it.
         """
         sequence_R = torch.cat([torch.full((len(masks),), b) for b, masks in enumerate(sequences.masks)])
         targets_RL, scored_RL = sequences.tokens_BL.cpu()[sequence_R], sequences.scored_BL.cpu()[sequence_R]
@@ -104,9 +105,10 @@ class Rows:
         masked_RL[scored_RL] = torch.cat([masks.flatten() for masks in sequences.masks])
         first_only = sequences.reading == "first"
         select_RL = masked_RL & (masked_RL.cumsum(dim=1) == 1) if first_only else masked_RL
-        inputs_RL = targets_RL if sequences.reading == "causal" else targets_RL.masked_fill(masked_RL, mask_id)
+        causal = sequences.reading == "causal"
+        inputs_RL = targets_RL if causal else targets_RL.masked_fill(masked_RL, mask_id)
         alike: dict[tuple[bytes, int, bytes], list[int]] = {}
-        shown_RL = inputs_RL.masked_fill(~scored_RL, mask_id).numpy()
+        shown_RL = (torch.zeros_like(inputs_RL) if causal else inputs_RL.masked_fill(~scored_RL, mask_id)).numpy()
         for row, (shown, values, any_selected) in enumerate(
             zip(shown_RL, inputs_RL.numpy(), _ints(select_RL.any(dim=1)), strict=True)
         ):
