@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_benchmarks import language_model
 
+from small_benchmarks import language_model
 from unmask.likelihood import Request, Settings
 from unmask.network_logits import CausalLogits
 from unmask.shared_prefixes import PrefixTree
