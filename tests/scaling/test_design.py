@@ -1,17 +1,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import numpy as np
 import pytest
 
 from unmask import sizes
 from unmask.errors import UsageError
-from unmask.scaling.design import Design, bracketing_sizes, expected_size, memory_bytes
+from unmask.scaling.design import MINIMUM, Design, bracketing_sizes, expected_size, memory_bytes
+from unmask.scaling.law_rows import rows_of_laws
 from unmask.scaling.law_sources import paper
 from unmask.scaling.plan import Plan
 from unmask.scaling.timing import Measured, estimate, read, write
 
 SMALL = ("33K", "131K", "307K")
+LAW = (0.8, -0.05)
+"""Exponents of the best size and the best loss."""
+
+
+def law_rows(best, flops=1e12):
+    """A law whose best size at a budget is `best`."""
+    size = np.array([[math.log(best) - LAW[0] * math.log(flops), LAW[0]]])
+    return rows_of_laws(size, np.array([[math.log(20), LAW[1]]]), np.zeros(1))
+
+
 BASE = Design(budgets=(1e12, 4e12), sizes=SMALL, batch_size=8, length=64)
 
 
@@ -72,6 +85,62 @@ def test_seeds_rates_and_limits_of_data_make_runs_of_their_own_names():
     assert {run.unique_tokens for run in runs} == {10_000, 50_000}
     assert all(run.settings["unique_tokens"] == run.unique_tokens for run in runs)
     Plan(runs)
+
+
+def test_a_run_is_called_the_same_whatever_else_is_planned_with_it():
+    both = {run.name for run in dataclasses.replace(BASE, seeds=(0, 1)).runs()}
+    apart = {run.name for seed in (0, 1) for run in dataclasses.replace(BASE, seeds=(seed,)).runs()}
+    assert both == apart
+    assert {"mdm-1e12-33K", "mdm-1e12-33K-seed1"} < both
+
+
+def test_sizes_that_a_study_has_already_count_for_a_budget():
+    design = dataclasses.replace(BASE, objectives=("mdm",), planned=BASE.runs())
+    (run,) = dataclasses.replace(design, budgets=(1e12,), sizes=("56K",)).runs()
+    assert run.name == "mdm-1e12-56K"
+    with pytest.raises(UsageError, match=r"mdm at 2e\+12 FLOPs: sizes 56K must be at least 3 different ones"):
+        dataclasses.replace(design, budgets=(2e12,), sizes=("56K",)).runs()
+    # what is trained on repeated tokens is no point of a parabola
+    (run,) = dataclasses.replace(design, budgets=(2e12,), sizes=("56K",), unique_tokens=(50_000,)).runs()
+    assert run.name == "mdm-2e12-56K-u50000"
+
+
+def test_the_runs_nearest_to_the_minima_are_made_again_with_their_settings():
+    settings = {"weight_decay": 0.3, "learning_rate": 0.01}
+    made = dataclasses.replace(BASE, objectives=("arm", "mlm"), mask_rates=(0.5,), settings=settings).runs()
+    # best N of 1e5 at 1e12 and 3e5 at 4e12 for the ARM, half of it for the MLM
+    rows = {"arm": law_rows(1e5), "mlm@0.5": law_rows(5e4)}
+    again = Design(
+        budgets=(1e12, 4e12), objectives=("arm", "mlm"), mask_rates=(0.5,), sizes=(MINIMUM,), seeds=(1, 2), planned=made
+    )
+    runs = again.runs(rows)
+    assert [run.name for run in runs if run.seed == 1] == [
+        "arm-1e12-131K-seed1", "mlm@0.5-1e12-33K-seed1", "arm-4e12-307K-seed1", "mlm@0.5-4e12-131K-seed1",
+    ]  # fmt: skip
+    before = {run.name: run for run in made}
+    for run in runs:
+        assert dataclasses.replace(run, name="", seed=0) == dataclasses.replace(before[run.name[:-6]], name="")
+    (run,) = dataclasses.replace(again, budgets=(1e12,), objectives=("arm",), seeds=(0,), unique_tokens=(70_000,)).runs(
+        rows
+    )
+    assert run.settings == {**settings, "unique_tokens": 70_000}
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"objectives": ("mdm",)}, r"mdm at 1e\+12 FLOPs: the study has no runs of it: make such runs before --sizes"),
+        ({"budgets": (3e12,)}, r"arm at 3e\+12 FLOPs: the study has no runs of it"),
+        ({"sizes": (MINIMUM, "33K")}, "minimum stands alone"),
+    ],
+)
+def test_runs_at_minima_that_a_study_does_not_have_are_refused(fields, told):
+    made = dataclasses.replace(BASE, objectives=("arm",)).runs()
+    again = dataclasses.replace(BASE, budgets=(1e12,), objectives=("arm",), sizes=(MINIMUM,), planned=made)
+    with pytest.raises(UsageError, match=told):
+        dataclasses.replace(again, **fields).runs({"arm": law_rows(1e5)})
+    with pytest.raises(UsageError, match="the study has no fit of it"):
+        again.runs({})
 
 
 def test_the_whole_corpus_is_repeated_only_where_the_plan_says_so():

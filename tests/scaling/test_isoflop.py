@@ -202,16 +202,22 @@ def test_each_amount_of_data_has_laws_of_its_own_compared_on_the_same_amount():
     whole = [dataclasses.replace(point, unique_tokens=1e12) for point in points]
     fit = fit_isoflop([*whole, *scarce], bootstrap=100)
     assert list(fit.objectives) == [
-        "mdm@u1000000000000",
-        "arm@u1000000000000",
+        "mdm",
+        "arm",
         "mdm@u100000",
         "arm@u100000",
     ]
     assert [(gap.objective, gap.baseline) for gap in fit.gaps] == [
-        ("mdm@u1000000000000", "arm@u1000000000000"),
+        ("mdm", "arm"),
         ("mdm@u100000", "arm@u100000"),
     ]
     # the laws of one amount are those of its points alone
     alone = fit_isoflop(points, bootstrap=0).objectives["mdm"]
-    assert fit.objectives["mdm@u1000000000000"].loss_law.exponent == pytest.approx(alone.loss_law.exponent)
+    assert fit.objectives["mdm"].loss_law.exponent == pytest.approx(alone.loss_law.exponent)
     assert {point.objective for point, _ in residuals([*whole, *scarce], fit)} == set(fit.objectives)
+
+
+def test_some_runs_on_limited_data_do_not_touch_the_laws_of_new_data():
+    whole = [dataclasses.replace(point, unique_tokens=1e12) for point in synthetic.points(BUDGETS, noise=0.005)]
+    some = [dataclasses.replace(point, loss=point.loss + 0.2, unique_tokens=1e5) for point in whole[:2]]
+    assert fit_isoflop([*whole, *some], bootstrap=50).objectives == fit_isoflop(whole, bootstrap=50).objectives

@@ -87,10 +87,11 @@ def test_budgets_hold_points_whose_flops_differ_by_less_than_a_step():
 
 
 def test_runs_that_repeat_different_amounts_of_data_are_series_apart():
-    few, many = (Point("mdm", 6e12, 1e5, 1e7, 5.1, unique_tokens=unique) for unique in (1e6, 2e7))
+    few, some, many = (Point("mdm", 6e12, 1e5, 1e7, 5.1, unique_tokens=unique) for unique in (1e6, 5e6, 2e7))
     arm = Point("arm", 6e12, 1e5, 1e7, 5.0, unique_tokens=2e7)
-    found = points.split_by_data([few, many, arm])
-    assert [each.objective for each in found] == ["mdm@u1000000", "mdm@u20000000", "arm"]
+    found = points.split_by_data([few, some, many, arm])
+    # what runs on new data alone keeps its name, and is compared with the like
+    assert [each.objective for each in found] == ["mdm@u1000000", "mdm@u5000000", "mdm", "arm"]
     assert points.split_by_data(found) == found
 
 

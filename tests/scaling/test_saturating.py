@@ -43,6 +43,17 @@ def test_three_budgets_cannot_have_an_irreducible_term():
     assert all(each.loss_error_irreducible is None for each in found.left_out)
 
 
+def test_a_resample_far_out_of_scale_gets_no_floor_and_no_overflow():
+    flops = np.geomspace(1e12, 1e16, 5)
+    values = 2 + 30 * flops**-0.1
+    wild = np.array([1e-9, 1e30, 1e31, 1e32, 1e33])
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        law = fit_saturating_law(flops, values, np.stack([values] * 30 + [wild]), -1)
+    assert law.irreducible == pytest.approx(2, rel=1e-3)
+    assert law.irreducible_draws_R[:-1] == pytest.approx(2, rel=1e-3)
+    assert law.irreducible_draws_R[-1] < 1
+
+
 def test_left_out_budgets_of_a_plain_power_law_are_predicted_exactly():
     for each in fit_isoflop(synthetic.points(list(FLOPS[:5] / 1e6))).objectives["arm"].left_out:
         assert each.loss_error == pytest.approx(0, abs=1e-6)

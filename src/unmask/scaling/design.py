@@ -10,15 +10,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unmask import sizes
 from unmask.config import RunConfig
-from unmask.errors import problems_error, unknown_name
+from unmask.errors import UsageError, problems_error, unknown_name
 from unmask.scaling.laws import Array
 from unmask.scaling.plan import PlannedRun
 from unmask.scaling.prediction import unlimited
+from unmask.scaling.series import series_name
 from unmask.sizes import Size
 
 OBJECTIVES = ("mdm", "arm", "mlm", "span", "any_order")
@@ -26,6 +27,8 @@ RATED = ("mlm", "span")
 """Objectives that mask a fixed share."""
 SCORED_SHARE = {"arm": 1.0, "mdm": 0.5, "any_order": 0.5}
 """Share of the positions whose loss is computed; of mlm and span it is the rate."""
+MINIMUM = "minimum"
+"""In place of sizes: what the study has nearest to the minimum of each budget."""
 FEWEST_ON_A_SIDE = 1
 FEWEST_STEPS = 10
 PROBLEMS_SHOWN = 6
@@ -39,7 +42,8 @@ class Design:
     """Training FLOPs C."""
     objectives: tuple[str, ...] = ("mdm", "arm")
     sizes: tuple[str, ...] = ()
-    """Named sizes for every budget; none: chosen around the expected minimum."""
+    """Named sizes for every budget; none: chosen around the expected minimum; `MINIMUM` alone: the run of `planned`
+    that is nearest to it, made again with its batch, length and settings where `settings` says nothing else."""
     sizes_per_budget: int = 5
     span: float = 4.0
     """How far, as a factor, the chosen sizes reach from the expected minimum."""
@@ -61,6 +65,8 @@ class Design:
     """Training tokens of the corpus, where it is known."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further fields of every run's config."""
+    planned: tuple[PlannedRun, ...] = ()
+    """Runs that the study has already: with theirs a budget may have sizes enough."""
 
     def runs(self, rows: Mapping[str, Array] | None = None) -> tuple[PlannedRun, ...]:
         """The runs, the cheapest budget first. `rows` are the laws that expect a best size at each budget.
@@ -76,11 +82,18 @@ class Design:
             ):
                 if objective not in RATED and rate != self.mask_rates[0]:
                     continue
-                for size in self._sizes(flops, objective, rows, problems):
-                    for learning_rate, seed in itertools.product(self.learning_rates or (None,), self.seeds):
-                        run = self._run(flops, objective, rate, unique, size, learning_rate, seed, problems)
-                        if run is not None:
-                            runs.append(run)
+                series = series_name(objective, mask_rate=rate if objective in RATED else None)
+                if self.sizes == (MINIMUM,):
+                    chosen = self._at_minimum(flops, series, rows, problems)
+                else:
+                    names = self._sizes(flops, objective, series, unique, rows, problems)
+                    chosen = [(name, self) for name in names]
+                for (size, design), learning_rate, seed in itertools.product(
+                    chosen, self.learning_rates or (None,), self.seeds
+                ):
+                    run = design._run(flops, objective, rate, unique, size, learning_rate, seed, problems)
+                    if run is not None:
+                        runs.append(run)
         if problems:
             distinct = list(dict.fromkeys(problems))
             more = [f"and {len(distinct) - PROBLEMS_SHOWN} more"] if len(distinct) > PROBLEMS_SHOWN else []
@@ -113,8 +126,6 @@ class Design:
             problems.append(str(unknown_name("FLOP convention", self.convention, sizes.CONVENTIONS)))
         if not self.sizes and self.sizes_per_budget < 3:
             problems.append(f"sizes_per_budget {self.sizes_per_budget} must be at least 3: a parabola takes three")
-        if self.sizes and len(set(self.sizes)) < 3:
-            problems.append(f"sizes {' '.join(self.sizes)} must be at least 3 different ones: a parabola takes three")
         for name in ("batch_size", "length"):
             if getattr(self, name) < 1:
                 problems.append(f"{name} {getattr(self, name)} must be at least 1")
@@ -132,12 +143,30 @@ class Design:
         if problems:
             raise problems_error("plan", problems)
         for name in self.sizes:
-            sizes.lookup(name)
+            if name != MINIMUM:
+                sizes.lookup(name)
+            elif len(self.sizes) > 1:
+                raise UsageError(f"plan: sizes {' '.join(self.sizes)}: {MINIMUM} stands alone")
 
-    def _sizes(self, flops: float, objective: str, rows: Mapping[str, Array] | None, problems: list[str]) -> list[str]:
+    def _sizes(
+        self,
+        flops: float,
+        objective: str,
+        series: str,
+        unique: int | None,
+        rows: Mapping[str, Array] | None,
+        problems: list[str],
+    ) -> list[str]:
         expected = expected_size(flops, objective, rows)
+        there = {run.size for run in self._there(flops, series)}
         if self.sizes:
             chosen = sorted(set(self.sizes), key=lambda name: sizes.lookup(name).params)
+            # runs on repeated tokens are fitted over all sizes and budgets together
+            if unique is None and len(there.union(chosen)) < 3:
+                problems.append(
+                    f"{series} at {flops:.3g} FLOPs: sizes {' '.join(self.sizes)} must be at least 3 different ones, "
+                    "with those that the study has: a parabola takes three"
+                )
         elif expected is None:
             problems.append(f"no law expects a best size for {objective}: give sizes, or a law that does")
             return []
@@ -154,6 +183,31 @@ class Design:
                     f"{min(below, above)} named sizes lie {side} it: change the budget, or give sizes"
                 )
         return chosen
+
+    def _at_minimum(
+        self, flops: float, series: str, rows: Mapping[str, Array] | None, problems: list[str]
+    ) -> list[tuple[str, Design]]:
+        """The size of the run nearest to the minimum, and the design with which that run was made."""
+        there = self._there(flops, series)
+        law = (rows or {}).get(series)
+        if law is None or not there:
+            problems.append(
+                f"{series} at {flops:.3g} FLOPs: the study has no {'fit' if there else 'runs'} of it: make such runs "
+                f"before --sizes {MINIMUM}, or name sizes"
+            )
+            return []
+        expected = math.log(unlimited(law[:1], flops)[0][0])
+        nearest = min(there, key=lambda run: abs(math.log(run.params) - expected))
+        settings = {**nearest.settings, **self.settings}
+        return [(nearest.size, replace(self, batch_size=nearest.batch_size, length=nearest.length, settings=settings))]
+
+    def _there(self, flops: float, series: str) -> list[PlannedRun]:
+        """The study's runs of this series at this budget, those on limited data apart."""
+        return [
+            run
+            for run in self.planned
+            if run.series == series and math.isclose(run.flops, flops) and "unique_tokens" not in run.settings
+        ]
 
     def _run(
         self,
@@ -198,7 +252,7 @@ class Design:
             parts.append(f"lr{learning_rate:g}")
         if unique is not None:
             parts.append(f"u{unique}")
-        if len(self.seeds) > 1:
+        if seed:
             parts.append(f"seed{seed}")
         RunConfig(
             objective=objective, size=name, length=self.length, batch_size=self.batch_size, steps=steps, **settings

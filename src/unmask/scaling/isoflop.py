@@ -28,7 +28,7 @@ from unmask.scaling.parabola import Draws, Minimum, fit_parabola, given_minimum,
 from unmask.scaling.points import Budget, Point
 from unmask.scaling.run_noise import NoiseKind, run_noise
 from unmask.scaling.saturating import fit_saturating_law
-from unmask.scaling.series import pairs
+from unmask.scaling.series import is_limited, pairs
 
 QUANTITIES = ("params", "tokens", "loss")
 GAP_LOSSES = 25
@@ -137,6 +137,7 @@ def fit_isoflop(
 ) -> IsoflopFit:
     """Fit parabolas and power laws to `points`, and for several objectives the compute gaps at `losses`.
 
+    Runs on limited data that have three sizes at no budget are left out: `fit_repeated_data` is for those.
     `bootstrap` is the number of resamples (0 for t intervals alone) and `seed` fixes them. With `edge="keep"` minima
     outside the sampled sizes, which are extrapolations, take part in the laws. `losses` defaults to the range of the
     minima. Raises `UsageError`, which names `source`, for points that cannot be fitted.
@@ -148,6 +149,10 @@ def fit_isoflop(
         raise UsageError(f"losses {list(losses)} must be positive numbers, in nats per token")
     series = points_module.by_objective(points_module.split_by_data(points))
     grouped = {name: points_module.budgets(group) for name, group in series.items()}
+    # some runs on limited data beside a study of new data are for the law of repeats, not for parabolas
+    lone = [name for name in grouped if is_limited(name) and all(sizes_of(budget) < 3 for budget in grouped[name])]
+    if len(lone) < len(grouped):
+        grouped = {name: budgets for name, budgets in grouped.items() if name not in lone}
     if all(len(budgets) == 1 for budgets in grouped.values()):
         flops = next(iter(grouped.values()))[0].flops
         raise UsageError(f"{source}: only one budget ({flops:g} FLOPs): a power law needs at least two, better five")

@@ -123,18 +123,18 @@ def by_objective(points: Iterable[Point]) -> dict[str, list[Point]]:
 def split_by_data(points: Sequence[Point]) -> list[Point]:
     """The same points; where an objective's runs repeat different amounts of data, each amount is a series of its own.
 
-    An amount is that of `unique_tokens`, and the objective is then named by `series_name`. Twice is as once.
+    An amount is that of `unique_tokens`, and the objective is then named by `series_name`. Amounts that no run of the
+    objective repeats are one series, which keeps the objective's name: new data never ran out. Twice is as once.
     """
     limits: dict[str, set[float | None]] = {}
-    repeating: set[str] = set()
+    repeated: dict[str, set[float]] = {}
     for point in points:
         limits.setdefault(point.objective, set()).add(point.unique_tokens)
         if point.unique_tokens is not None and point.tokens > point.unique_tokens:
-            repeating.add(point.objective)
-    apart = {objective for objective in repeating if len(limits[objective]) > 1}
+            repeated.setdefault(point.objective, set()).add(point.unique_tokens)
     return [
         replace(point, objective=series_name(point.objective, unique_tokens=point.unique_tokens))
-        if point.objective in apart
+        if len(limits[point.objective]) > 1 and point.unique_tokens in repeated.get(point.objective, ())
         else point
         for point in points
     ]

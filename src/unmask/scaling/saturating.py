@@ -20,6 +20,8 @@ FEWEST_BUDGETS = 4
 SMALLEST, LARGEST, EXPONENTS = 0.005, 3.0, 60
 """The exponents that are tried, up to the sign."""
 REFINEMENTS = 30
+SINGULAR = 1e-12
+"""A determinant that is all rounding, as a share of its terms."""
 
 
 def fit_saturating_law(flops_K: Array, values_K: Array, draws_RK: Array | None, sign: int) -> PowerLaw | None:
@@ -77,9 +79,13 @@ def _project(x_K: Array, values_RK: Array, exponent_RG: Array) -> tuple[Array, A
     v_RGK: Array = np.exp(exponent_RG[:, :, None] * x_K) * u_R1K
     uu, su = (u_R1K**2).sum(axis=2), u_R1K.sum(axis=2)
     uv, vv, sv = (u_R1K * v_RGK).sum(axis=2), (v_RGK**2).sum(axis=2), v_RGK.sum(axis=2)
-    determinant = np.maximum(uu * vv - uv * uv, 1e-300)
-    floor: Array = (vv * su - uv * sv) / determinant
-    scale: Array = (uu * sv - uv * su) / determinant
+    determinant = uu * vv - uv * uv
+    # a resample whose values are orders of magnitude apart hangs on one budget alone, so the two terms are the same
+    # there: it gets no floor
+    singular = determinant <= SINGULAR * uu * vv
+    determinant = np.where(singular, 1.0, determinant)
+    floor: Array = np.where(singular, -1.0, (vv * su - uv * sv) / determinant)
+    scale: Array = np.where(singular, 0.0, (uu * sv - uv * su) / determinant)
     scale = np.where(floor < 0, sv / vv, scale)
     floor = np.where(scale < 0, su / uu, np.maximum(floor, 0))
     scale = np.maximum(scale, 0)

@@ -1,7 +1,8 @@
 """Series: runs that are fitted as one curve, and what they are called.
 
 "mdm"; "mlm@0.3", of an objective with a fixed share of masks; "arm@u1000000", of runs on so many distinct tokens, where
-a study has several such limits; "mlm@0.3@u1000000". Series are compared where their data is the same.
+a study has several such limits and this one makes runs repeat; "mlm@0.3@u1000000". Series are compared where their data
+is the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ def series_name(objective: str, *, mask_rate: float | None = None, unique_tokens
 def kind(series: str) -> str:
     """The objective of a series, without the rate and the limit of its data."""
     return _parts(series)[0]
+
+
+def is_limited(series: str) -> bool:
+    """Whether the data of a series is limited, beside others that have more."""
+    return bool(_parts(series)[2])
 
 
 def label(series: str) -> str:

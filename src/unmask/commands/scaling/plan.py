@@ -33,7 +33,8 @@ class Plan:
     objectives: tuple[str, ...] = ("mdm", "arm")
     """Of mdm, arm, mlm, span and any_order."""
     sizes: tuple[str, ...] = ()
-    """Named sizes for every budget. None: chosen around the best size that --law expects."""
+    """Named sizes for every budget. None: chosen around the best size that --law expects. minimum: the run that this
+    study has nearest to each minimum is made again with its settings, for other --seeds or on --unique-tokens."""
     law: str = ""
     """What expects the best sizes: a file of fits, a CSV of points, a study, or paper. None: this study's finished runs
     where they have a law, else the paper's, which holds for far larger budgets than a CPU's."""
@@ -103,6 +104,7 @@ def run(options: Plan) -> None:
         vocab_size=manifest.vocab_size,
         corpus_tokens=corpus_tokens,
         settings=settings,
+        planned=StudyPlan.read(options.study).runs if (options.study / "study.json").exists() else (),
     )
     rows, told = _law(options)
     runs = design.runs(rows)
@@ -193,7 +195,11 @@ def _law(options: Plan) -> tuple[Mapping[str, Any] | None, str]:
     """The law that expects the best sizes, and where it comes from."""
     from unmask.errors import UnmaskError
     from unmask.scaling import law_sources
+    from unmask.scaling.design import MINIMUM
 
+    if options.sizes == (MINIMUM,):
+        laws = law_sources.read(str(options.study), method="isoflop", bootstrap=0)
+        return laws.rows, "the finished runs of this study, by isoflop"
     if options.law:
         laws = law_sources.read(options.law, bootstrap=0)
         return laws.rows, laws.source
