@@ -59,6 +59,14 @@ def test_an_epoch_of_limited_tokens_has_only_so_many_from_all_over_the_corpus_wh
     assert few.epoch(4) == 2
 
 
+def test_every_epoch_of_limited_tokens_has_the_same_windows_in_another_order():
+    few = batches(unique_tokens=145)
+    numbers = [number for step in range(6) for number in window_numbers(few[step])]
+    epochs = [numbers[start : start + 14] for start in (0, 14, 28)]
+    assert [set(epoch) for epoch in epochs] == [epoch_of(few)] * 3
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
 @pytest.mark.parametrize("unique", [9, 10_008])
 def test_limited_tokens_are_at_least_a_window_and_no_more_than_the_corpus_has(unique):
     with pytest.raises(UsageError, match=rf"unique_tokens {unique} must be from 10, one window, to the 10007"):

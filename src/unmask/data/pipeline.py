@@ -45,6 +45,22 @@ class _Windows:
         return self._source[index * self._length : (index + 1) * self._length].astype(np.int64)
 
 
+class _Limited:
+    """The first `count` windows in an order of their own, the same ones in every epoch.
+
+    A slice of a shuffled `MapDataset` would not do: grain shuffles it anew in each epoch, and the slice has others then.
+    """
+
+    def __init__(self, shuffled: Any, count: int) -> None:
+        self._shuffled, self._count = shuffled, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int64]:
+        return self._shuffled[index]
+
+
 class _Steps:
     """The batches of all steps, as grain reads them."""
 
@@ -97,7 +113,8 @@ class Batches:
         """Windows of an epoch."""
         windows = _grain().MapDataset.source(_Windows(source, length))
         if unique_tokens is not None:
-            windows = windows.shuffle(seed=derived_seed(0, "unique tokens") % 2**32).slice(slice(self.windows))
+            shuffled = windows.shuffle(seed=derived_seed(0, "unique tokens") % 2**32)
+            windows = _grain().MapDataset.source(_Limited(shuffled, self.windows))
         self._shuffled = windows.shuffle(seed=derived_seed(seed, "windows") % 2**32).repeat()
 
     def __getitem__(self, step: int) -> npt.NDArray[np.int64]:
