@@ -48,7 +48,7 @@ class _Windows:
 class _Limited:
     """The first `count` windows in an order of their own, the same ones in every epoch.
 
-    A slice of a shuffled `MapDataset` would not do: grain shuffles it anew in each epoch, and the slice has others then.
+    A slice of a shuffled `MapDataset` would not do: grain shuffles it anew in each epoch, and the slice has others.
     """
 
     def __init__(self, shuffled: Any, count: int) -> None:
