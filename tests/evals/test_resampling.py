@@ -57,3 +57,23 @@ def test_a_figure_of_sums_has_the_bootstraps_interval():
     assert found.value == 1.5
     assert (found.ci95[0], found.ci95[1]) == (0.5, 2.5)
     assert found == resampling.figure(sums, lambda sums_F: float(sums_F[0] / sums_F[1]), shared=False)
+
+
+def test_draws_are_the_same_for_all_figures_so_that_differences_are_paired():
+    rng = np.random.default_rng(0)
+    theirs = np.stack([rng.normal(size=40), np.ones(40)], axis=1)
+    ours = theirs + [[0.5, 0.0]]
+    draws = resampling.Draws(40, seed=3, resamples=500)
+    values = [over / under for over, under in (draws.sums(each).T for each in (ours, theirs))]
+    assert values[0][0] == pytest.approx(ours[:, 0].mean())
+    assert values[0] - values[1] == pytest.approx(0.5)
+    low, high = draws.interval(values[1])
+    assert low < theirs[:, 0].mean() < high
+    assert high - low == pytest.approx(2 * resampling.Z * theirs[:, 0].std() / 40**0.5, rel=0.15)
+
+
+def test_one_cluster_or_no_number_at_all_has_no_interval():
+    draws = resampling.Draws(1, seed=0, resamples=20)
+    assert draws.interval(draws.sums(np.array([[3.0]])).T[0]) is None
+    assert draws.interval(np.full(21, np.nan)) is None
+    assert draws.interval(np.array([1.0, np.nan, 1.0, 3.0])) == pytest.approx((1.05, 2.95))

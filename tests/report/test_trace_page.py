@@ -82,3 +82,10 @@ def test_the_page_tells_what_it_took(page):
     assert "1 token masked again on the way" in page
     assert "mean confidence 0.72, lowest 0.50" in page
     assert "<script" not in page
+
+
+def test_control_characters_of_a_token_are_shown_as_their_pictures():
+    sample = {**TRACE["samples"][0], "pieces": ["We", "\r", "\r\n", "\x07", "\x7f\x80"]}
+    page = trace_page.page_html({**TRACE, "samples": [sample]})
+    assert [">\u240d<", ">\u240d\n<", ">\u2407<", ">\u2421\ufffd<"] == re.findall(r' title="[^"]*"(>[^<]*<)', page)[:4]
+    assert "\r" not in page

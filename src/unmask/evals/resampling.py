@@ -1,7 +1,8 @@
-"""Intervals over seeds and items: what several runs of one model say together.
+"""Intervals over seeds and items: what several runs of one model say together, and how models differ on the same items.
 
 Items about one person, or with one answer, go together: they are drawn as one cluster. A share gets Wilson's interval
 for the number of independent items that has the bootstrap's variance, so that 0 of 40 is not told as exactly none.
+`Draws` resamples the clusters once for all figures of several models, so that differences between models are paired.
 
 Shapes: S runs, K clusters of a run, F sums from which a figure is computed, R resamples.
 """
@@ -20,6 +21,8 @@ from unmask.seeding import derived_seed
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
+ENDS = (0.025, 0.975)
+"""Quantiles of the ends of an interval."""
 Z = 1.959963984540054
 """The normal's 97.5% quantile."""
 
@@ -38,6 +41,31 @@ class Repeated:
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
         return {"value": self.value, "ci95": list(self.ci95), "of_runs": self.of_runs}
+
+
+class Draws:
+    """The same resamples of clusters for any number of figures."""
+
+    def __init__(self, clusters: int, seed: int, resamples: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._counts_RK = np.stack([np.ones(clusters), *(_counts(rng, clusters) for _ in range(resamples))])
+        """How often each cluster is drawn; first as they are, each once."""
+
+    def sums(self, sums_KF: Floats) -> Floats:
+        """The sums (1 + R, F) over all clusters, and over those of each resample."""
+        return self._counts_RK @ sums_KF
+
+    @staticmethod
+    def interval(values_R: Floats) -> tuple[float, float] | None:
+        """The 95% interval of a figure, from its value and those of the resamples, of which some may be no number.
+
+        None where nothing varies: one cluster tells nothing of its spread.
+        """
+        known = values_R[1:][np.isfinite(values_R[1:])]
+        if not len(known):
+            return None
+        low, high = map(float, np.quantile(known, ENDS))
+        return None if low == high == values_R[0] else (low, high)
 
 
 def share(
@@ -65,7 +93,7 @@ def figure(
 ) -> Repeated:
     """A figure that is a function of sums over items, from each run's `by_cluster`; the interval is the bootstrap's."""
     of_runs = [value(run.sum(0)) for run in sums]
-    low, high = np.quantile(_resampled(sums, value, shared=shared, seed=seed, resamples=resamples), [0.025, 0.975])
+    low, high = np.quantile(_resampled(sums, value, shared=shared, seed=seed, resamples=resamples), ENDS)
     return Repeated(sum(of_runs) / len(of_runs), (float(low), float(high)), of_runs)
 
 

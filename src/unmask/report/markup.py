@@ -10,10 +10,12 @@ from unmask.scaling import numbers, series
 
 
 def text(value: object) -> str:
-    """`value` as HTML text, also within quotes; control characters that HTML forbids become U+FFFD."""
-    words = str(value)
-    plain = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in words)
-    return html.escape(plain, quote=True)
+    """`value` as HTML text, also within quotes.
+
+    Control characters that a page cannot show as they are, carriage returns among them, become their pictures (U+240D);
+    those that have none, and lone surrogates, U+FFFD.
+    """
+    return html.escape("".join(map(_shown, str(value))), quote=True)
 
 
 def section(anchor: str, title: str, *parts: str) -> str:
@@ -83,3 +85,10 @@ def plus_minus(value: float, error: float | None, places: int = 3) -> str:
     """A value with its standard error."""
     told = numbers.signed(value, places)
     return told if error is None else f'<span class="nowrap">{told} ± {error:.{places}f}</span>'
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cs"):
+        return character
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"

@@ -6,15 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.scaling.figure_style import LIGHT, Shape, Theme, new_figure, plain_number, rc_settings
+from unmask.report.placed_labels import place_labels
+from unmask.scaling.figure_style import LIGHT, Shape, Theme, mixed, new_figure, plain_log_ticks, rc_settings
 from unmask.scaling.figures import save_forms
 
 import matplotlib as mpl  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # isort: skip
 
-MARKS = "os^Dv"
-"""Of the masked models."""
+MARKS = {"arm": "*PXp", "mdm": "os^Dv"}
+"""Of the models of a kind, in turn."""
+SHADES = (1.0, 0.5, 0.65)
+"""Of the models of a kind, in turn: how much of the kind's colour there is, the second with ink, the third with paper."""
 
 
 def save_all(result: dict[str, Any], directory: Path) -> dict[str, str]:
@@ -29,41 +31,57 @@ def mtbench_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Them
         figure = new_figure((7.6, 4.8) if shape == "wide" else (4.6, 4.4))
         axes = cast(Any, figure).subplots()
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
-        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("seconds for an answer")
-        axes.set_ylabel(
-            f"score by {result['judge']}" if measure == "score" else f"perplexity under {result['reference']}, no score"
-        )
-        for number, (model, points) in enumerate(_lines(result).items()):
+        if measure == "score":
+            axes.set_ylabel(f"score by {result['judge']}")
+        else:
+            axes.set_yscale("log")
+            axes.set_ylabel(f"perplexity under {result['reference']},\nno score")
+        labels: list[tuple[float, float, str]] = []
+        bars: list[tuple[tuple[float, float], tuple[float, float]]] = []
+        of_kind: dict[str, int] = {}
+        for model, points in _lines(result).items():
             kind = points[0][1]["kind"]
-            color = theme.objectives.get(kind, theme.ink)
+            number = of_kind[kind] = of_kind.get(kind, -1) + 1
+            color, mark = _look(kind, number, theme)
             seconds = [figures["seconds"]["value"] for _, _, figures in points]
             values = [figures[measure]["value"] for _, _, figures in points]
+            across, along = (_bars([figures[name] for _, _, figures in points]) for name in ("seconds", measure))
             axes.plot(seconds, values, "-", lw=1.2, color=color, alpha=0.5, zorder=1)
             axes.errorbar(
                 seconds,
                 values,
-                xerr=_bars([figures["seconds"] for _, _, figures in points]),
-                yerr=_bars([figures[measure] for _, _, figures in points]),
-                fmt="*" if kind == "arm" else MARKS[number % len(MARKS)],
-                ms=13 if kind == "arm" else 6,
+                xerr=across,
+                yerr=along,
+                fmt=mark,
+                ms=13 if mark == "*" else 8 if mark in MARKS["arm"] else 6,
                 mew=0,
                 lw=0.9,
                 ls="none",
                 color=color,
                 label=f"{model} ({kind.upper()})",
             )
-            for (_, about, _), x, y in zip(points, seconds, values, strict=True):
-                axes.annotate(
-                    about["label"], (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8.5, color=theme.faint
-                )
+            for place, (x, y) in enumerate(zip(seconds, values, strict=True)):
+                labels.append((x, y, points[place][1]["label"]))
+                bars.append(((x - across[0][place], y), (x + across[1][place], y)))
+                bars.append(((x, y - along[0][place]), (x, y + along[1][place])))
+            bars += zip(zip(seconds, values, strict=True), list(zip(seconds, values, strict=True))[1:], strict=False)
         if axes.get_legend_handles_labels()[0]:
             cast(Any, figure).legend(
                 loc="outside lower center", ncols=3 if shape == "wide" else 1, frameon=False, fontsize=9
             )
+            plain_log_ticks(axes.xaxis)
+            if measure != "score":
+                plain_log_ticks(axes.yaxis)
+            place_labels(axes, labels, color=theme.faint, bars=bars)
         return figure
+
+
+def _look(kind: str, number: int, theme: Theme) -> tuple[Any, str]:
+    """Colour and mark of the so-manieth model of a kind: the kind's colour, in shades that can be told apart."""
+    color, marks = theme.objectives.get(kind, theme.ink), MARKS.get(kind, MARKS["mdm"])
+    shade = number % len(SHADES)
+    return mixed(theme.ink if shade == 1 else theme.paper, color, SHADES[shade]), marks[number % len(marks)]
 
 
 def _lines(result: dict[str, Any]) -> dict[str, list[tuple[str, dict[str, Any], dict[str, Any]]]]:

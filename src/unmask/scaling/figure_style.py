@@ -15,9 +15,11 @@ from unmask.scaling import series
 set_up_environment()  # matplotlib looks for a directory that it can write to when it is imported
 
 from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.axis import Axis  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import to_rgb  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter  # noqa: E402
 
 Shape = Literal["wide", "narrow"]
 
@@ -104,6 +106,19 @@ def panels_of(figure: Figure, count: int, rows: int, columns: int, shape: Shape)
 def plain_number(value: float, _: int) -> str:
     """A tick without an exponent."""
     return f"{value:g}"
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Round numbers without exponents along a logarithmic axis, also where it spans less than a decade."""
+    low, high = map(float, cast(Any, axis).get_view_interval())
+    axis.set_minor_formatter(NullFormatter())
+    if high >= 10 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(plain_number))
+        return
+    ticks = [float(tick) for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high]
+    cast(Any, axis).set_ticks(ticks, labels=[plain_number(tick, 0) for tick in ticks])
+    cast(Any, axis).set_ticks([], minor=True)
 
 
 def color_of(theme: Theme, objective: str) -> str:

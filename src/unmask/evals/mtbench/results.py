@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from unmask.errors import UsageError
 from unmask.evals import quality
 from unmask.evals.mtbench.answers import Answer, Origin
 from unmask.evals.mtbench.judging import NO_RATING, Judgment, Key
 from unmask.evals.reference_model import Likelihood, Reference
+from unmask.evals.resampling import Draws, Floats
 from unmask.evals.samples import Sample
 from unmask.seeding import derived_seed
 
-Array = npt.NDArray[np.float64]
 Models = Mapping[str, Mapping[int, Answer]]
 RESAMPLES = 2000
 ALL = "all"
@@ -72,19 +71,21 @@ def measure(
             for question_id, place in turns
             if category in (ALL, first[question_id].question.category) and turn in (ALL, str(place))
         ]
-        picks = _picks(len({question_id for question_id, _ in chosen}), derived_seed(seed, f"{category} {turn}"))
+        questions = len({question_id for question_id, _ in chosen})
+        draws = Draws(questions, derived_seed(seed, f"{category} {turn}"), RESAMPLES)
         sums = {model: _sums(model, answers, chosen, judgments, costs) for model, answers in models.items()}
         for model in models:
             figures: dict[str, Any] = {"category": category, "turn": turn, "turns": len(chosen)}
-            figures["questions"] = picks.shape[1]
+            figures["questions"] = questions
             figures["empty"] = sum(not models[model][q].turns[t - 1].text for q, t in chosen)
             figures["unrated"] = _unrated(model, chosen, judgments)
-            for name, (over, under) in sums[model].items():
-                figures[name] = _figure(over, under, picks, np.exp if name == "perplexity" else None)
+            for name, sums_Q2 in sums[model].items():
+                values_R = _ratios(sums_Q2, draws)
+                figures[name] = _with_interval(np.exp(np.minimum(values_R, 700.0)) if name == "perplexity" else values_R)
             described[model]["groups"].append(figures)
         if (category, turn) == (ALL, ALL) and arm is not None:
             for model in models:
-                described[model]["difference"] = _difference(sums[model], sums[arm], picks) if model != arm else None
+                described[model]["difference"] = _difference(sums[model], sums[arm], draws) if model != arm else None
     return {
         "questions": len({question_id for question_id, _ in turns}),
         "turns": len(turns),
@@ -106,15 +107,13 @@ def _sums(
     turns: Sequence[tuple[int, int]],
     judgments: Mapping[Key, Judgment] | None,
     costs: Mapping[Key, Likelihood] | None,
-) -> dict[str, tuple[Array, Array]]:
-    """By measure, for each question: what is summed, and what the sum is divided by."""
+) -> dict[str, Floats]:
+    """By measure, for each question (Q, 2): what is summed, and what the sum is divided by."""
     place = {question_id: index for index, question_id in enumerate(dict.fromkeys(q for q, _ in turns))}
-    found: dict[str, tuple[Array, Array]] = {}
+    found: dict[str, Floats] = {}
 
     def add(name: str, question_id: int, over: float, under: float) -> None:
-        sums = found.setdefault(name, (np.zeros(len(place)), np.zeros(len(place))))
-        sums[0][place[question_id]] += over
-        sums[1][place[question_id]] += under
+        found.setdefault(name, np.zeros((len(place), 2)))[place[question_id]] += over, under
 
     for question_id, number in turns:
         turn, key = answers[question_id].turns[number - 1], Key(question_id, model, number)
@@ -142,45 +141,28 @@ def _unrated(model: str, turns: Sequence[tuple[int, int]], judgments: Mapping[Ke
     return sum(each is None or each.score == NO_RATING for each in made)
 
 
-def _picks(questions: int, seed: int) -> npt.NDArray[np.int64]:
-    """(R + 1, Q): the questions as they are, and resampled."""
-    random = np.random.default_rng(seed)
-    resampled = random.integers(questions, size=(RESAMPLES, questions))
-    return np.concatenate([np.arange(questions)[None], resampled])
+def _ratios(sums_Q2: Floats, draws: Draws) -> Floats:
+    """What is summed over what it is divided by, for the questions as they are and for each resample."""
+    over_R, under_R = draws.sums(sums_Q2).T
+    return np.where(under_R > 0, over_R / np.maximum(under_R, 1e-300), np.nan)
 
 
-def _ratios(over: Array, under: Array, picks: npt.NDArray[np.int64]) -> Array:
-    totals = under[picks].sum(axis=1)
-    return np.where(totals > 0, over[picks].sum(axis=1) / np.maximum(totals, 1e-300), np.nan)
-
-
-def _figure(
-    over: Array, under: Array, picks: npt.NDArray[np.int64], form: Callable[[Array], Array] | None = None
-) -> dict[str, Any]:
-    values = _ratios(over, under, picks)
-    return _with_interval(values if form is None else form(np.minimum(values, 700.0)))
-
-
-def _difference(
-    sums: Mapping[str, tuple[Array, Array]], base: Mapping[str, tuple[Array, Array]], picks: npt.NDArray[np.int64]
-) -> dict[str, Any]:
+def _difference(sums: Mapping[str, Floats], base: Mapping[str, Floats], draws: Draws) -> dict[str, Any]:
     """Of the score, and the factors of perplexity and seconds, each against the same questions of the baseline."""
     found: dict[str, Any] = {}
     for name in ("score", "perplexity", "seconds"):
         if name not in sums or name not in base:
             continue
-        ours, theirs = (_ratios(*each[name], picks) for each in (sums, base))
+        ours, theirs = (_ratios(each[name], draws) for each in (sums, base))
         with np.errstate(divide="ignore", invalid="ignore"):
             values = {"score": ours - theirs, "perplexity": np.exp(ours - theirs), "seconds": ours / theirs}[name]
         found[name] = _with_interval(values)
     return found
 
 
-def _with_interval(values: Array) -> dict[str, Any]:
-    known = values[1:][np.isfinite(values[1:])]
-    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
-    single = not len(known) or low == high == values[0]  # one question tells nothing of its spread
-    return {"value": float(values[0]), "ci95": None if single else [float(low), float(high)]}
+def _with_interval(values_R: Floats) -> dict[str, Any]:
+    ends = Draws.interval(values_R)
+    return {"value": float(values_R[0]), "ci95": None if ends is None else list(ends)}
 
 
 def _sample(answer: Answer, turn: int) -> Sample:
