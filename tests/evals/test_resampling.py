@@ -62,7 +62,7 @@ def test_a_figure_of_sums_has_the_bootstraps_interval():
 def test_draws_are_the_same_for_all_figures_so_that_differences_are_paired():
     rng = np.random.default_rng(0)
     theirs = np.stack([rng.normal(size=40), np.ones(40)], axis=1)
-    ours = theirs + [[0.5, 0.0]]
+    ours = theirs + np.array([0.5, 0.0])
     draws = resampling.Draws(40, seed=3, resamples=500)
     values = [over / under for over, under in (draws.sums(each).T for each in (ours, theirs))]
     assert values[0][0] == pytest.approx(ours[:, 0].mean())

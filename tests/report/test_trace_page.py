@@ -87,5 +87,5 @@ def test_the_page_tells_what_it_took(page):
 def test_control_characters_of_a_token_are_shown_as_their_pictures():
     sample = {**TRACE["samples"][0], "pieces": ["We", "\r", "\r\n", "\x07", "\x7f\x80"]}
     page = trace_page.page_html({**TRACE, "samples": [sample]})
-    assert [">\u240d<", ">\u240d\n<", ">\u2407<", ">\u2421\ufffd<"] == re.findall(r' title="[^"]*"(>[^<]*<)', page)[:4]
+    assert re.findall(r' title="[^"]*"(>[^<]*<)', page)[:4] == [">\u240d<", ">\u240d\n<", ">\u2407<", ">\u2421\ufffd<"]
     assert "\r" not in page

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure  # isort: skip
 MARKS = {"arm": "*PXp", "mdm": "os^Dv"}
 """Of the models of a kind, in turn."""
 SHADES = (1.0, 0.5, 0.65)
-"""Of the models of a kind, in turn: how much of the kind's colour there is, the second with ink, the third with paper."""
+"""Of the models of a kind, in turn: how much of the kind's colour, the second with ink, the third with paper."""
 
 
 def save_all(result: dict[str, Any], directory: Path) -> dict[str, str]:
@@ -78,7 +78,7 @@ def mtbench_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Them
 
 
 def _look(kind: str, number: int, theme: Theme) -> tuple[Any, str]:
-    """Colour and mark of the so-manieth model of a kind: the kind's colour, in shades that can be told apart."""
+    """Colour and mark of a model, by its number among those of its kind: shades of one colour that can be told apart."""
     color, marks = theme.objectives.get(kind, theme.ink), MARKS.get(kind, MARKS["mdm"])
     shade = number % len(SHADES)
     return mixed(theme.ink if shade == 1 else theme.paper, color, SHADES[shade]), marks[number % len(marks)]

@@ -20,10 +20,12 @@ SIDES: tuple[tuple[float, float, str, str], ...] = (
     (-1, 0, "right", "center"),
 )
 """Where a label may stand: the direction from its point, and how it is aligned there. The first is liked best."""
-DISTANCES = (6.0, 13.0, 22.0)
+DISTANCES = (6.0, 13.0, 22.0, 32.0)
 """Points (1/72 inch) from the mark."""
 MARK = 5.0
 """Half the width of a mark, in points."""
+WORST = 10.0
+"""How much worse it is to cover a mark or another label, or to stand outside, than to cover as much of a line."""
 
 
 def place_labels(
@@ -43,8 +45,9 @@ def place_labels(
     renderer, scale = figure.canvas.get_renderer(), figure.dpi / 72
     to_pixels = cast(Any, axes.transData).transform
     marks = [_around(to_pixels((x, y)), MARK * scale) for x, y, _ in labels]
-    taken = marks + [Bbox.null().union([Bbox([to_pixels(a), to_pixels(b)])]) for a, b in bars]
-    inside = cast(Bbox, axes.get_window_extent(renderer))
+    taken = [(mark, WORST) for mark in marks]
+    taken += [(Bbox.null().union([Bbox([to_pixels(a), to_pixels(b)])]), 1.0) for a, b in bars]
+    inside = axes.get_window_extent(renderer)
     for x, y, words in labels:
         if not words:
             continue
@@ -62,7 +65,8 @@ def place_labels(
             )
             note.set_in_layout(False)
             box = cast(Bbox, note.get_window_extent(renderer))
-            covered = sum(_shared(box, other) for other in taken) + 3 * (_area(box) - _shared(box, inside))
+            covered = sum(weight * _shared(box, other) for other, weight in taken)
+            covered += WORST * (_area(box) - _shared(box, inside))
             cost = covered + rank  # of places that cover nothing, the first
             if best is None or cost < best[0]:
                 if best is not None:
@@ -71,7 +75,7 @@ def place_labels(
             else:
                 note.remove()
         assert best is not None
-        taken.append(best[2])
+        taken.append((best[2], WORST))
 
 
 def _around(center: Any, half: float) -> Bbox:

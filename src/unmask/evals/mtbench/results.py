@@ -81,7 +81,9 @@ def measure(
             figures["unrated"] = _unrated(model, chosen, judgments)
             for name, sums_Q2 in sums[model].items():
                 values_R = _ratios(sums_Q2, draws)
-                figures[name] = _with_interval(np.exp(np.minimum(values_R, 700.0)) if name == "perplexity" else values_R)
+                if name == "perplexity":
+                    values_R = np.exp(np.minimum(values_R, 700.0))
+                figures[name] = _with_interval(values_R)
             described[model]["groups"].append(figures)
         if (category, turn) == (ALL, ALL) and arm is not None:
             for model in models:
