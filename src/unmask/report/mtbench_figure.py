@@ -78,7 +78,7 @@ def mtbench_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Them
 
 
 def _look(kind: str, number: int, theme: Theme) -> tuple[Any, str]:
-    """Colour and mark of a model, by its number among those of its kind: shades of one colour that can be told apart."""
+    """Colour and mark of a model, by its number among those of its kind: shades of one colour one can tell apart."""
     color, marks = theme.objectives.get(kind, theme.ink), MARKS.get(kind, MARKS["mdm"])
     shade = number % len(SHADES)
     return mixed(theme.ink if shade == 1 else theme.paper, color, SHADES[shade]), marks[number % len(marks)]
