@@ -1,5 +1,6 @@
 """The network: against Transformers' Llama, against itself without shortcuts, and its loss against the plain one."""
 
+import dataclasses
 import math
 
 import pytest
@@ -208,6 +209,43 @@ def test_recomputing_what_has_changed_and_all_that_sees_it_is_exact(shape, seed)
         changed_BL = (torch.arange(11) >= 8).expand(3, 11) if model.config.block_length else everything_BL
         found_SV = model.recompute(tokens_BL, changed_BL | select_BL, select_BL, cache.at_rows(rows_B))
         torch.testing.assert_close(found_SV, model(tokens_BL, select_BL), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), seed=st.integers(0, 99))
+@settings(max_examples=8, deadline=None)
+@torch.no_grad()
+def test_a_text_that_shares_its_row_has_the_logits_that_it_has_alone(shape, lengths, seed):
+    model = build(**SHAPES[shape])
+    width = sum(lengths)
+    model.rotary_cos_CE, model.rotary_sin_CE = model.rotary_cos_CE.repeat(2, 1), model.rotary_sin_CE.repeat(2, 1)
+    model.config = dataclasses.replace(model.config, context_length=48)  # positions begin anew: none is beyond 9
+    tokens_BL = tokens(2, width, seed)
+    # the other row has other texts, and padding at its end
+    lengths_B = (lengths, [*lengths[::-1][:-1], lengths[0]])
+    segment_BL = torch.tensor([[n for n, length in enumerate(row) for _ in range(length)] for row in lengths_B])
+    segment_BL[1, -lengths[0] :] = -1
+    select_BL = torch.rand(2, width, generator=torch.Generator().manual_seed(seed)) < 0.5
+    clean_BL = tokens(2, width, seed + 1) if model.config.block_length else None
+    together_BLV = model(tokens_BL, segment_BL=segment_BL)
+    found_SV = model(tokens_BL, select_BL, segment_BL=segment_BL, clean_BL=clean_BL)
+    assert together_BLV.isfinite().all()
+    alone = []
+    for row, pieces in enumerate(lengths_B):
+        start = 0
+        for length in pieces:
+            part = (slice(row, row + 1), slice(start, start + length))
+            torch.testing.assert_close(together_BLV[part], model(tokens_BL[part]), atol=1e-4, rtol=1e-4)
+            clean = None if clean_BL is None else clean_BL[part]
+            alone.append(model(tokens_BL[part], select_BL[part], clean_BL=clean))
+            start += length
+    torch.testing.assert_close(found_SV, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_several_texts_take_no_cache():
+    model = build(causal=True, mask_id=None)
+    with pytest.raises(UsageError, match="a cache: for rows of one text each"):
+        model(tokens(1, 4), cache=KVCache(model.config, 1, 8), segment_BL=torch.zeros(1, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 1, 4, 2]])

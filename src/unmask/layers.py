@@ -67,14 +67,14 @@ class Block(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        cos_LE: Tensor,
-        sin_LE: Tensor,
+        cos_BLE: Tensor,
+        sin_BLE: Tensor,
         seen: Seen,
         cache: LayerCache | None,
         select: Selection | None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`: only the selected positions attend and go on."""
-        attended = self.attention(self.attention_norm(x_BLD), cos_LE, sin_LE, seen, cache, select)
+        attended = self.attention(self.attention_norm(x_BLD), cos_BLE, sin_BLE, seen, cache, select)
         x = (x_BLD if select is None else select.take(x_BLD)) + attended
         return x + self.mlp(self.mlp_norm(x))
 
@@ -100,17 +100,17 @@ class Attention(nn.Module):
     def forward(
         self,
         x_BLD: Tensor,
-        cos_LE: Tensor,
-        sin_LE: Tensor,
+        cos_BLE: Tensor,
+        sin_BLE: Tensor,
         seen: Seen,
         cache: LayerCache | None,
         select: Selection | None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`."""
         if select is not None:
-            return self._selected(x_BLD, cos_LE, sin_LE, seen, cache, select)
+            return self._selected(x_BLD, cos_BLE, sin_BLE, seen, cache, select)
         qkv_BLGE = self._heads(self.qkv(x_BLD))
-        q_BLHE, k_BLKE, v_BLKE = self._turned(qkv_BLGE, cos_LE, sin_LE)
+        q_BLHE, k_BLKE, v_BLKE = self._turned(qkv_BLGE, cos_BLE, sin_BLE)
         k_BKTE, v_BKTE = _extended(cache, k_BLKE, v_BLKE)
         out_BHLE = self._attend(q_BLHE.transpose(1, 2), k_BKTE, v_BKTE, seen)
         return self.out(out_BHLE.transpose(1, 2).flatten(2))
@@ -127,8 +127,8 @@ class Attention(nn.Module):
     def _selected(
         self,
         x_BLD: Tensor,
-        cos_LE: Tensor,
-        sin_LE: Tensor,
+        cos_BLE: Tensor,
+        sin_BLE: Tensor,
         seen: Seen,
         cache: LayerCache | None,
         select: Selection,
@@ -136,9 +136,11 @@ class Attention(nn.Module):
         """Keys and values of all positions, queries of the selected ones: one row of Q, padded, for each of B."""
         q_SHE, kv_BLGE = self._queries_of(select, x_BLD)
         q_SHE = q_SHE if self.q_norm is None else self.q_norm(q_SHE)
-        q_SHE = rotate(q_SHE, cos_LE[select.position_S, None], sin_LE[select.position_S, None])
+        q_SHE = rotate(q_SHE, select.take(cos_BLE)[:, None], select.take(sin_BLE)[:, None])
         k_BLKE = kv_BLGE[:, :, : self.n_kv_head]
-        k_BLKE = rotate(k_BLKE if self.k_norm is None else self.k_norm(k_BLKE), cos_LE[:, None], sin_LE[:, None])
+        k_BLKE = rotate(
+            k_BLKE if self.k_norm is None else self.k_norm(k_BLKE), cos_BLE[:, :, None], sin_BLE[:, :, None]
+        )
         k_BKTE, v_BKTE = _extended(cache, k_BLKE, kv_BLGE[:, :, self.n_kv_head :])
         q_BHQE = select.padded(q_SHE).transpose(1, 2)
         out_BHQE = self._attend(q_BHQE, k_BKTE, v_BKTE, seen)
@@ -162,7 +164,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = qk[..., : self.n_head, :], qk[..., self.n_head :, :]
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=-2)
-        qk = rotate(qk, cos[:, None], sin[:, None])
+        qk = rotate(qk, cos[..., None, :], sin[..., None, :])
         return qk[..., : self.n_head, :], qk[..., self.n_head :, :], qkv[..., turned:, :]
 
     def _heads(self, x: Tensor) -> Tensor:

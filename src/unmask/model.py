@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,15 @@ from unmask.selection import Selection
 from unmask.visibility import Visibility
 
 NOT_SCORED = -100
+
+
+class _SeenBy(NamedTuple):
+    """What says, beside the network's own rule, which positions see which; see `Transformer.hidden`."""
+
+    present_BL: Tensor | None
+    clean_BL: Tensor | None
+    attend_LL: Tensor | None
+    segment_BL: Tensor | None
 
 
 class Transformer(nn.Module):
@@ -88,16 +97,19 @@ class Transformer(nn.Module):
         *,
         present_BL: Tensor | None = None,
         clean_BL: Tensor | None = None,
+        segment_BL: Tensor | None = None,
     ) -> Tensor:
         """Logits (B, L, V), or (S, V) of the positions where the boolean `select_BL` is true, in row-major order.
 
         With a `cache` the tokens stand behind those that it holds, and join them. No position sees another where the
         boolean `present_BL` is false: padding. With `clean_BL`, the tokens without corruption, and a `select_BL`, a
-        block of a block-causal network sees of the blocks before it these instead of the tokens. Raises `UsageError` on
-        more tokens than the context, a cache for a network that is not causal, and `clean_BL` for one that is not
-        block-causal.
+        block of a block-causal network sees of the blocks before it these instead of the tokens. Where several texts
+        stand in a row, each with another number in `segment_BL`, the logits of each are those that it has alone. Raises
+        `UsageError` on more tokens than the context, a cache for a network that is not causal or for rows of several
+        texts, and `clean_BL` for a network that is not block-causal.
         """
-        hidden = self.hidden(tokens_BL, select_BL, cache, present_BL=present_BL, clean_BL=clean_BL)
+        seen = {"present_BL": present_BL, "clean_BL": clean_BL, "segment_BL": segment_BL}
+        hidden = self.hidden(tokens_BL, select_BL, cache, **seen)
         return head_logits(hidden, self.head_weight)
 
     def loss(
@@ -109,6 +121,7 @@ class Transformer(nn.Module):
         attend_LL: Tensor | None = None,
         clean_BL: Tensor | None = None,
         present_BL: Tensor | None = None,
+        segment_BL: Tensor | None = None,
     ) -> Tensor:
         """The scalar `sum(weights * cross_entropy)` over the positions whose target is not -100.
 
@@ -116,7 +129,8 @@ class Transformer(nn.Module):
         `attend_LL` is as in `hidden`, the others as in `forward`.
         """
         scored_BL = targets_BL != NOT_SCORED
-        hidden_SD = self.hidden(inputs_BL, scored_BL, present_BL=present_BL, attend_LL=attend_LL, clean_BL=clean_BL)
+        seen = {"present_BL": present_BL, "clean_BL": clean_BL, "attend_LL": attend_LL, "segment_BL": segment_BL}
+        hidden_SD = self.hidden(inputs_BL, scored_BL, None, **seen)
         return weighted_cross_entropy(hidden_SD, self.head_weight, targets_BL[scored_BL], weights_BL[scored_BL])
 
     def hidden(
@@ -128,19 +142,21 @@ class Transformer(nn.Module):
         present_BL: Tensor | None = None,
         clean_BL: Tensor | None = None,
         attend_LL: Tensor | None = None,
+        segment_BL: Tensor | None = None,
     ) -> Tensor:
         """What the head reads: (B, L, D), or (S, D) of the selected positions. Arguments and errors as `forward`.
 
         `attend_LL` says which positions (columns) each position (row) sees, in place of the network's own rule.
         """
+        seen = _SeenBy(present_BL, clean_BL, attend_LL, segment_BL)
         if not self.config.shifted:
-            return self._states(tokens_BL, select_BL, cache, present_BL, clean_BL, attend_LL)
+            return self._states(tokens_BL, select_BL, cache, seen)
+        first_BL = None if segment_BL is None else positions(segment_BL) == 0
         if select_BL is None:
-            return _moved_right(self._states(tokens_BL, None, cache, present_BL, clean_BL, attend_LL))
-        needed_BL = _one_before(select_BL)
-        states_ND = self._states(tokens_BL, needed_BL, cache, present_BL, clean_BL, attend_LL)
-        row_BL = _row_of_each(needed_BL)
-        return states_ND[_moved_right(row_BL)[select_BL]]
+            return _moved_right(self._states(tokens_BL, None, cache, seen), first_BL)
+        needed_BL = _one_before(select_BL, first_BL)
+        states_ND = self._states(tokens_BL, needed_BL, cache, seen)
+        return states_ND[_moved_right(_row_of_each(needed_BL), first_BL)[select_BL]]
 
     def recompute(
         self,
@@ -164,18 +180,16 @@ class Transformer(nn.Module):
         states_SD = self._recomputed(tokens_BL, compute_BL | select_BL, select_BL, cache, present_BL)
         return head_logits(states_SD, self.head_weight)
 
-    def _states(
-        self,
-        tokens_BL: Tensor,
-        select_BL: Tensor | None,
-        cache: KVCache | None,
-        present_BL: Tensor | None,
-        clean_BL: Tensor | None,
-        attend_LL: Tensor | None,
-    ) -> Tensor:
+    def _states(self, tokens_BL: Tensor, select_BL: Tensor | None, cache: KVCache | None, given: _SeenBy) -> Tensor:
         """The last block's states, normed, at their own positions; shapes as `hidden`."""
         start, stop = self._span(tokens_BL, cache)
-        position_T = torch.arange(stop, device=tokens_BL.device)
+        present_BL, clean_BL, attend_LL, segment_BL = given
+        if segment_BL is None:
+            position_BT = torch.arange(stop, device=tokens_BL.device)[None]
+        elif cache is None:
+            position_BT = positions(segment_BL)
+        else:
+            raise UsageError("a cache: for rows of one text each, and these hold several")
         clean_T = None
         if clean_BL is not None:
             assert select_BL is not None
@@ -184,11 +198,13 @@ class Transformer(nn.Module):
             tokens_BL = torch.cat([tokens_BL, clean_BL], dim=1)
             select_BL = torch.cat([select_BL, torch.zeros_like(select_BL)], dim=1)
             present_BL = None if present_BL is None else torch.cat([present_BL, present_BL], dim=1)
-            position_T = position_T.repeat(2)
+            segment_BL = None if segment_BL is None else torch.cat([segment_BL, segment_BL], dim=1)
+            position_BT = position_BT.repeat(1, 2)
             clean_T = torch.arange(2 * stop, device=tokens_BL.device) >= stop
-        visibility = Visibility(self.config, position_T, clean_T, present_BL, attend_LL)
+        visibility = Visibility(self.config, position_BT, clean_T, present_BL, attend_LL, segment_BL)
         new = tokens_BL.shape[1]
-        cos_LE, sin_LE = self.rotary_cos_CE[position_T[-new:]], self.rotary_sin_CE[position_T[-new:]]
+        rotary = (self.rotary_cos_CE, self.rotary_sin_CE)
+        cos_BLE, sin_BLE = (table[position_BT[:, -new:]].expand(len(tokens_BL), -1, -1) for table in rotary)
         select = None if select_BL is None else Selection.of(select_BL)
         everywhere = select is None or select.is_everything
         seen = visibility.everywhere(new)
@@ -199,9 +215,9 @@ class Transformer(nn.Module):
                 seen = visibility.of(narrow.padded(narrow.position_S) + start)
             layer_cache = None if cache is None else cache.layer(layer, new)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                hidden = recomputed(block, hidden, cos_LE, sin_LE, seen, layer_cache, narrow)
+                hidden = recomputed(block, hidden, cos_BLE, sin_BLE, seen, layer_cache, narrow)
             else:
-                hidden = block(hidden, cos_LE, sin_LE, seen, layer_cache, narrow)
+                hidden = block(hidden, cos_BLE, sin_BLE, seen, layer_cache, narrow)
         if cache is not None:
             cache.length = stop
         hidden = self.norm(hidden)
@@ -219,7 +235,7 @@ class Transformer(nn.Module):
         length = tokens_BL.shape[1]
         compute, select = Selection.of(compute_BL), Selection.of(select_BL)
         place_S = _row_of_each(compute_BL)[select_BL]  # of the selected positions among the computed ones
-        visibility = Visibility(self.config, torch.arange(length, device=tokens_BL.device), None, present_BL)
+        visibility = Visibility(self.config, torch.arange(length, device=tokens_BL.device)[None], None, present_BL)
         cos_NE, sin_NE = self.rotary_cos_CE[compute.position_S], self.rotary_sin_CE[compute.position_S]
         seen = visibility.of(compute.padded(compute.position_S))
         hidden_ND: Tensor = self.embedding(tokens_BL[compute_BL])
@@ -250,16 +266,30 @@ class Transformer(nn.Module):
         return start, stop
 
 
-def _moved_right(x: Tensor) -> Tensor:
-    """(B, L, ...): what stood at position i - 1 at position i, and the first at the first too."""
-    return torch.cat([x[:, :1], x[:, :-1]], dim=1)
+def positions(segment_BL: Tensor) -> Tensor:
+    """(B, L): of each place of a row of several texts the position in its own, from 0."""
+    place_L = torch.arange(segment_BL.shape[1], device=segment_BL.device)
+    first_BL = torch.ones_like(segment_BL, dtype=torch.bool)
+    first_BL[:, 1:] = segment_BL[:, 1:] != segment_BL[:, :-1]
+    return place_L - place_L.where(first_BL, 0).cummax(dim=1).values
 
 
-def _one_before(select_BL: Tensor) -> Tensor:
-    """The positions before the selected ones, and the first if it is selected."""
-    before_BL = torch.cat([select_BL[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
-    before_BL[:, :1] |= select_BL[:, :1]
-    return before_BL
+def _moved_right(x: Tensor, first_BL: Tensor | None = None) -> Tensor:
+    """(B, L, ...): what stood at position i - 1 at position i, and the first at the first too.
+
+    `first_BL` marks the first position of each text where a row has several.
+    """
+    moved = torch.cat([x[:, :1], x[:, :-1]], dim=1)
+    return moved if first_BL is None else x.where(first_BL.view(*first_BL.shape, *[1] * (x.ndim - 2)), moved)
+
+
+def _one_before(select_BL: Tensor, first_BL: Tensor | None = None) -> Tensor:
+    """The positions before the selected ones, and of a text the first if it is selected."""
+    if first_BL is None:
+        first_BL = torch.zeros_like(select_BL)
+        first_BL[:, :1] = True
+    before_BL = torch.cat([(select_BL & ~first_BL)[:, 1:], torch.zeros_like(select_BL[:, :1])], dim=1)
+    return before_BL | (select_BL & first_BL)
 
 
 def _row_of_each(select_BL: Tensor) -> Tensor:

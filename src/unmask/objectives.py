@@ -39,6 +39,8 @@ class Corrupted:
     """For a block-causal network: the tokens that a block sees of the blocks before it, instead of the inputs."""
     present_BL: Tensor | None = None
     """False for padding, which no position sees; None without any."""
+    segment_BL: Tensor | None = None
+    """Which of its row's examples each position belongs to, of which none sees another; None for one to a row."""
 
 
 class Rows(NamedTuple):

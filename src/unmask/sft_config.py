@@ -66,6 +66,9 @@ class SftConfig(RunConfig):
     bucket_batches: int = 1
     """The examples of so many batches are sorted by length before they are cut into batches, which spares padding (and
     with padding eos the model sees less of it); 1: they come as they are shuffled."""
+    packing: bool = False
+    """Put short examples of a batch side by side into rows as wide as its longest, where none sees another: the same
+    loss from fewer rows. With padding masked."""
     lora_rank: int = 0
     """Train adapters of this rank (LoRA, through peft) around the matrices of the blocks, and nothing else; 0: train
     all weights. What is saved is the model with its adapters merged, and the adapters alone in adapter/."""
@@ -115,6 +118,11 @@ class SftConfig(RunConfig):
         check(0 <= self.prompt_drop < 1, "prompt_drop", "must be at least 0 and less than 1")
         check(0 < self.epochs < math.inf, "epochs", "must be positive")
         check(self.bucket_batches >= 1, "bucket_batches", "must be at least 1")
+        check(
+            not self.packing or self.padding == "masked",
+            "padding",
+            "is scored up to the end of a row, and with packing rows have several answers: add --padding masked",
+        )
         for name in ("sample_every", "sample_prompts"):
             check(getattr(self, name) >= 0, name, "must not be negative")
         check(self.sample_tokens >= 1, "sample_tokens", "must be at least 1")

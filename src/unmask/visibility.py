@@ -3,12 +3,14 @@
 A causal network sees what is before, a bidirectional one everything, and a block-causal one (Arriola et al., 2025,
 arXiv 2503.09573) its own block and those before it. Such a network is trained on two copies of a row: the noisy one,
 whose blocks see themselves and, of the blocks before, the clean copy, which is what they will see in generation.
+Where several texts stand in one row, its segments, the rule is that of each of them alone.
 
 Shapes: B rows (1 where all are alike), Q queries, T positions that are seen.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,53 +37,64 @@ class Visibility:
     """The positions that are there to be seen in one pass, and the network's rule."""
 
     config: ModelConfig
-    position_T: Tensor
+    position_BT: Tensor
+    """Of each place the position, which begins at 0 in every segment."""
     clean_T: Tensor | None
     """True in the clean copy; None without one."""
     present_BT: Tensor | None
     """False for padding; None without any."""
     attend_TT: Tensor | None = None
     """What each position (row) sees, in place of the network's rule; None for that."""
+    segment_BT: Tensor | None = None
+    """Which text each place belongs to, of which none sees another; None where a row is one text."""
 
     @property
     def needs_mask(self) -> bool:
         """Whether some position may not be seen by all."""
         own_rule = self.config.causal or self.config.block_length > 0
-        return own_rule or self.present_BT is not None or self.attend_TT is not None
+        return own_rule or any(each is not None for each in (self.present_BT, self.attend_TT, self.segment_BT))
 
     def everywhere(self, new: int) -> Seen:
         """What the last `new` of the positions see, all of them being queries."""
         if not self.needs_mask:
             return EVERYTHING
-        seen = len(self.position_T)
-        if self.config.causal and self.present_BT is None and self.attend_TT is None and new in (1, seen):
+        seen = self.position_BT.shape[1]
+        plain = self.present_BT is None and self.attend_TT is None and self.segment_BT is None
+        if self.config.causal and plain and new in (1, seen):
             return Seen(None, causal=new > 1)
-        query_1Q = torch.arange(seen - new, seen, device=self.position_T.device)[None]
+        query_1Q = torch.arange(seen - new, seen, device=self.position_BT.device)[None]
         return self.of(query_1Q)
 
     def of(self, query_BQ: Tensor) -> Seen:
         """What the queries see; `query_BQ` are their places among the positions."""
         if not self.needs_mask:
             return EVERYTHING
-        rows_B1T = None if self.present_BT is None else self.present_BT[:, None]
-        rule_BQT = self._rule(query_BQ)
-        if rule_BQT is None:
-            assert rows_B1T is not None
-            return Seen(rows_B1T[:, None], causal=False)
-        mask_BQT = rule_BQT if rows_B1T is None else rule_BQT & rows_B1T
-        return Seen(mask_BQT[:, None], causal=False)
+        parts: list[Tensor] = []
+        if (rule_BQT := self._rule(query_BQ)) is not None:
+            parts.append(rule_BQT)
+        if self.segment_BT is not None:
+            parts.append(self.segment_BT[:, None] == _at(self.segment_BT, query_BQ))
+        if self.present_BT is not None:
+            parts.append(self.present_BT[:, None])
+        return Seen(functools.reduce(torch.logical_and, parts)[:, None], causal=False)
 
     def _rule(self, query_BQ: Tensor) -> Tensor | None:
+        position_B1T, position_BQ1 = self.position_BT[:, None], _at(self.position_BT, query_BQ)
         if self.attend_TT is not None:
-            return self.attend_TT[query_BQ]
+            return self.attend_TT[position_BQ1, position_B1T]
         if self.config.causal:
-            return self.position_T <= self.position_T[query_BQ][:, :, None]
+            return position_B1T <= position_BQ1
         if not self.config.block_length:
             return None
-        block_T = self.position_T // self.config.block_length
-        block_BQ1 = block_T[query_BQ][:, :, None]
+        block_B1T, block_BQ1 = position_B1T // self.config.block_length, position_BQ1 // self.config.block_length
         if self.clean_T is None:
-            return block_T <= block_BQ1
+            return block_B1T <= block_BQ1
         clean_BQ1 = self.clean_T[query_BQ][:, :, None]
-        own = (block_T == block_BQ1) & (self.clean_T == clean_BQ1)
-        return own | ((block_T < block_BQ1) & self.clean_T)
+        own = (block_B1T == block_BQ1) & (self.clean_T == clean_BQ1)
+        return own | ((block_B1T < block_BQ1) & self.clean_T)
+
+
+def _at(values_BT: Tensor, query_BQ: Tensor) -> Tensor:
+    """(B, Q, 1) of the values at the queries' places."""
+    rows = max(len(values_BT), len(query_BQ))
+    return values_BT.expand(rows, -1).gather(1, query_BQ.expand(rows, -1))[:, :, None]

@@ -34,14 +34,14 @@ def test_every_epoch_has_each_example_once_and_any_step_starts_at_once(count, ba
     assert set(counts.tolist()) <= {whole, whole + 1}
     fresh = Order(lengths, batch_size=batch, seed=seed, bucket_batches=buckets)
     assert fresh[steps - 1].tolist() == taken[-1]
-    assert fresh.total_width(steps) == sum(lengths[numbers].max() for numbers in taken)
-    assert fresh.total_width(0) == 0
+    assert fresh.total_tokens(steps) == sum(batch * lengths[numbers].max() for numbers in taken)
+    assert fresh.total_tokens(0) == 0
 
 
 def test_buckets_spare_padding():
     lengths = np.random.default_rng(0).integers(10, 1000, 640)
     plain, sorted_ = (Order(lengths, batch_size=16, seed=0, bucket_batches=many) for many in (1, 20))
-    assert sorted_.total_width(40) * 16 < 1.2 * lengths.sum() < plain.total_width(40) * 16 / 1.3
+    assert sorted_.total_tokens(40) < 1.2 * lengths.sum() < plain.total_tokens(40) / 1.3
     assert [sorted_.width(step) for step in range(20)] != sorted(sorted_.width(step) for step in range(20))
 
 

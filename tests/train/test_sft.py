@@ -42,6 +42,8 @@ CASES: dict[str, dict[str, Any]] = {
     "sharegpt": {},
     "sharegpt all turns": {"turns": "all", "batch_size": 3},
     "sharegpt masked padding": {"padding": "masked"},
+    "sharegpt packed": {"turns": "all", "padding": "masked", "packing": True, "batch_size": 4},
+    "sharegpt arm packed": {"model": "arm", "turns": "all", "padding": "masked", "packing": True, "batch_size": 4},
     "sharegpt dropped prompts": {"prompt_drop": 0.5, "batch_size": 4},
     "sharegpt arm": {"model": "arm"},
     "sharegpt arm masked padding": {"model": "arm", "padding": "masked"},
@@ -54,7 +56,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def test_what_is_corrupted_and_scored_is_as_it_was_recorded(models: dict[str, str], files: dict[str, str]) -> None:
-    """Read the file: the upper line of each pair is what the network reads, the lower what it must predict."""
+    """Read the file: the upper line of each pair is what the network reads, the lower what it must predict.
+
+    Below them x is seen, and the same number marks the positions that see one another.
+    """
     lines: list[str] = []
     for case, fields in CASES.items():
         settings = {**fields}
@@ -66,6 +71,8 @@ def test_what_is_corrupted_and_scored_is_as_it_was_recorded(models: dict[str, st
             lines.append("  " + shown(part.targets_BL[row].tolist()))
             if part.present_BL is not None:
                 lines.append("  " + "".join("x" if seen else " " for seen in part.present_BL[row].tolist()) + "|")
+            if part.segment_BL is not None:
+                lines.append("  " + "".join(" " if n < 0 else str(n) for n in part.segment_BL[row].tolist()) + "|")
     text = "\n".join(lines) + "\n"
     if not GOLDEN.exists():
         GOLDEN.write_text(text, encoding="utf-8")

@@ -2,7 +2,7 @@
 
 The order is a pure function of (seed, step): every epoch is a new permutation of all examples, and the batch of a step
 is the next `batch_size` of them. In buckets, the examples of several batches are sorted by length, cut into batches,
-and these shuffled.
+and these shuffled. With packing, short examples of a batch share rows.
 
 Shapes: N examples, T tokens of all of them together, G rows of the global batch.
 """
@@ -24,6 +24,7 @@ from unmask import seeding
 from unmask.data import conversations
 from unmask.data.chat_template import ChatTemplate, Encoded
 from unmask.data.conversations import Conversation, OnBroken
+from unmask.data.row_packing import first_fit_decreasing
 from unmask.errors import UnmaskError
 
 
@@ -154,9 +155,17 @@ def part(examples: Examples, chosen: Sequence[bool]) -> Examples:
 class Order:
     """`order[step]` are the numbers (G,) of the examples in the global batch of `step`."""
 
-    def __init__(self, lengths_N: npt.NDArray[np.int64], *, batch_size: int, seed: int, bucket_batches: int = 1):
+    def __init__(
+        self,
+        lengths_N: npt.NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        bucket_batches: int = 1,
+        packing: bool = False,
+    ) -> None:
         self._lengths_N, self._seed = lengths_N, seed
-        self._batch_size, self._bucket_batches = batch_size, bucket_batches
+        self._batch_size, self._bucket_batches, self._packing = batch_size, bucket_batches, packing
         self._epoch: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
         self._bucket: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros((0, 0), np.int64))
         self._totals = [0]
@@ -171,10 +180,17 @@ class Order:
         """Tokens of the longest example in the batch of `step`."""
         return int(self._lengths_N[self[step]].max())
 
-    def total_width(self, steps: int) -> int:
-        """The sum of the widths of the first `steps` steps."""
+    def rows(self, step: int) -> list[list[int]]:
+        """Which examples stand in each row of the batch of `step`, by their places in it: with packing, several."""
+        if not self._packing:
+            return [[place] for place in range(self._batch_size)]
+        return first_fit_decreasing(self._lengths_N[self[step]], self.width(step))
+
+    def total_tokens(self, steps: int) -> int:
+        """Tokens in the rows of the first `steps` steps, padding included."""
         while len(self._totals) <= steps:
-            self._totals.append(self._totals[-1] + self.width(len(self._totals) - 1))
+            step = len(self._totals) - 1
+            self._totals.append(self._totals[-1] + self.width(step) * len(self.rows(step)))
         return self._totals[steps]
 
     def _batches(self, bucket: int) -> npt.NDArray[np.int64]:

@@ -228,14 +228,15 @@ def backward(
         inputs_BL, targets_BL, weights_BL = (
             each.to(world.device) for each in (part.inputs_BL, part.targets_BL, part.weights_BL)
         )
-        clean_BL, present_BL = (
-            None if each is None else each.to(world.device) for each in (part.clean_BL, part.present_BL)
+        clean_BL, present_BL, segment_BL = (
+            None if each is None else each.to(world.device)
+            for each in (part.clean_BL, part.present_BL, part.segment_BL)
         )
         with torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
             width = inputs_BL.shape[1]
             attend_LL = None if seen_LL is None else seen_LL[:width, :width]
-            seen = {"attend_LL": attend_LL, "clean_BL": clean_BL, "present_BL": present_BL}
-            loss = model.loss(inputs_BL, targets_BL, weights_BL, **seen) / tokens
+            seen = {"clean_BL": clean_BL, "present_BL": present_BL, "segment_BL": segment_BL}
+            loss = model.loss(inputs_BL, targets_BL, weights_BL, attend_LL=attend_LL, **seen) / tokens
         (loss * world.size).backward()  # FSDP takes the mean over processes
         total += loss.detach()
     return world.sum(total).item()

@@ -1,23 +1,18 @@
 """Fine-tuning on prompts with answers: the answers are corrupted and scored, the prompts never.
 
-The loss of a step is divided by the answer positions of its global batch (Nie et al., 2025, and its code; there, of a
-micro-batch). With padding "eos" these are all positions behind a prompt, up to the end of the batch's longest example;
-with "masked" what fills up is neither scored nor seen. For standard guidance the prompt of an example is masked as a
-whole, by a choice of its own.
-
-Shapes: B rows of this process, G rows of the global batch, L positions of its longest example.
+What is read, validated on and shown is here; `unmask.train.sft_batches` has the batches.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from unmask import likelihood, objectives, seeding
+from unmask import likelihood, objectives
 from unmask.data import chat_template, examples
 from unmask.data.examples import Examples, Order
 from unmask.data.no_tokenizer import NoTokenizer
@@ -28,12 +23,12 @@ from unmask.language_model import LanguageModel
 from unmask.model import Transformer
 from unmask.model_directory import Stored
 from unmask.network_logits import CausalLogits, MaskedLogits
-from unmask.objectives import Objective, Rows
+from unmask.objectives import Objective
 from unmask.records import Record
 from unmask.sft_config import SftConfig
 from unmask.train import lora
 from unmask.train.parallel import World
-from unmask.train.tasks import Batch, split
+from unmask.train.sft_batches import SftBatches
 
 SPLIT = "held-out"
 """What records call what a run is validated on."""
@@ -107,7 +102,13 @@ class SftTask:
             "broken": len(found.broken),
             **({"base": _digest(source)} if run.lora_rank else {}),
         }
-        order = Order(train.lengths_N, batch_size=run.batch_size, seed=run.seed, bucket_batches=run.bucket_batches)
+        order = Order(
+            train.lengths_N,
+            batch_size=run.batch_size,
+            seed=run.seed,
+            bucket_batches=run.bucket_batches,
+            packing=run.packing,
+        )
         tokenizer = source.tokenizer.with_chat_template(template.source)
         digest = f"{train.digest()}-{held_out.digest()}"
         return cls(run, tokenizer, train, held_out, order, digest, facts, _warnings(run, found))
@@ -118,15 +119,14 @@ class SftTask:
 
     def tokens(self, steps: int) -> int:
         """Padding included."""
-        return self.run.batch_size * self.order.total_width(steps)
+        return self.order.total_tokens(steps)
 
     def batches(self, corrupt: Objective, world: World) -> SftBatches:
         """Examples in their order, corrupted."""
         assert self.tokenizer.eos_id is not None
-        rows = world.rows(self.run.batch_size)
-        here = slice(rows.start, rows.start + self.run.batch_size // world.size)
         mask_id = None if self.run.objective in objectives.CAUSAL else self.tokenizer.mask_id
-        return SftBatches(self.run, self.train, self.order, corrupt, rows, here, self.tokenizer.eos_id, mask_id)
+        rows = world.rows(self.run.batch_size)
+        return SftBatches(self.run, self.train, self.order, corrupt, world, rows, self.tokenizer.eos_id, mask_id)
 
     def validation(self) -> SftValidation | None:
         """On the held-out examples, spread evenly over them; None where there is none or the run wants none."""
@@ -161,55 +161,6 @@ class SftTask:
             calls = {"network_calls": made.network_calls}
             records.append({"prompt": asked, "answer": made.fills[0], "reference": reference, **calls})
         return records
-
-
-@dataclass(frozen=True)
-class SftBatches:
-    """Batches of examples, each as long as its longest, the answers corrupted."""
-
-    run: SftConfig
-    train: Examples
-    order: Order
-    corrupt: Objective
-    rows: Rows
-    here: slice
-    """This process's part of a global batch."""
-    eos_id: int
-    mask_id: int | None
-    """None for a causal network."""
-
-    def iterate(self, start_step: int = 0) -> Generator[Batch]:
-        """The batches from `start_step` on."""
-        step = start_step
-        while True:
-            yield self[step]
-            step += 1
-
-    def __getitem__(self, step: int) -> Batch:
-        run, causal = self.run, self.mask_id is None
-        numbers_G = self.order[step]
-        width = self.order.width(step)
-        pairs = [self.train[int(number)] for number in numbers_G[self.here]]
-        tokens_BL = torch.full((len(pairs), width), self.eos_id)
-        for row, pair in enumerate(pairs):
-            both = [*pair.prompt, *pair.answer]
-            tokens_BL[row, : len(both)] = torch.tensor(both)
-        place_L = torch.arange(width)
-        lengths_B1 = torch.from_numpy(self.train.lengths_N[numbers_G[self.here]])[:, None]
-        prompt_BL = place_L < torch.from_numpy(self.train.prompts_N[numbers_G[self.here]])[:, None]
-        real_BL = place_L < lengths_B1 if run.padding == "masked" else torch.ones_like(prompt_BL)
-        widths_G = self.train.lengths_N[numbers_G] if run.padding == "masked" else width
-        scored = int((widths_G - self.train.prompts_N[numbers_G]).sum())
-
-        corrupted = self.corrupt(tokens_BL, seeding.generator(run.seed, "corruption", step), rows=self.rows)
-        corrupted = objectives.only_at(corrupted, tokens_BL, real_BL & ~prompt_BL, causal=causal)
-        if self.mask_id is not None and run.prompt_drop:
-            drawn_G = torch.rand(len(numbers_G), generator=seeding.generator(run.seed, "prompt drop", step))
-            dropped_B1 = (drawn_G < run.prompt_drop)[self.here, None]
-            corrupted = objectives.masked_prompts(corrupted, prompt_BL & dropped_B1, self.mask_id)
-        if run.padding == "masked" and not causal:  # behind what a causal network reads, it is not seen anyway
-            corrupted = objectives.padded(corrupted, real_BL)
-        return Batch(split(corrupted, run.micro_batch_size), scored)
 
 
 @dataclass(frozen=True)

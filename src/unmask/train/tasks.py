@@ -122,6 +122,7 @@ def split(corrupted: Corrupted, micro_batch_size: int) -> list[Corrupted]:
             corrupted.weights_BL[start : start + size],
             rows(corrupted.clean_BL, start),
             rows(corrupted.present_BL, start),
+            rows(corrupted.segment_BL, start),
         )
         for start in range(0, len(corrupted.inputs_BL), size)
     ]
