@@ -1,7 +1,7 @@
 """Keys and values that a network keeps from one pass to the next.
 
-A causal network's never change: `KVCache` grows. A bidirectional network's may be computed anew at any position:
-`PositionCache` holds one of each for every position.
+A causal network's never change: a `GrowingCache` grows, as `KVCache` does. A bidirectional network's may be
+computed anew at any position: `PositionCache` holds one of each for every position.
 
 Shapes: B rows, K key and value heads, L new tokens, T positions, E head dimension, S computed positions of all rows.
 """
@@ -15,6 +15,30 @@ from torch import Tensor
 
 from unmask.config import ModelConfig
 from unmask.selection import Selection
+
+
+class LayerPart(Protocol):
+    """One block's part of a `GrowingCache`."""
+
+    def extend(self, keys_BKLE: Tensor, values_BKLE: Tensor) -> tuple[Tensor, Tensor]:
+        """Put in the new keys and values, and return all of them."""
+        ...
+
+
+class GrowingCache(Protocol):
+    """What a causal network needs of a cache: `KVCache`, or another library's in this form."""
+
+    length: int
+    """Tokens held; the network sets it after each pass."""
+
+    @property
+    def room(self) -> int:
+        """Most tokens that it can hold."""
+        ...
+
+    def layer(self, layer: int, new: int) -> LayerPart:
+        """The part of one block, where `new` tokens are about to join."""
+        ...
 
 
 class KVCache:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.config import ModelConfig
-from unmask.kv_cache import KeysAndValues, LayerCache
+from unmask.kv_cache import KeysAndValues, LayerPart
 from unmask.selection import Selection
 from unmask.visibility import Seen
 
@@ -70,7 +70,7 @@ class Block(nn.Module):
         cos_BLE: Tensor,
         sin_BLE: Tensor,
         seen: Seen,
-        cache: LayerCache | None,
+        cache: LayerPart | None,
         select: Selection | None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`: only the selected positions attend and go on."""
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         cos_BLE: Tensor,
         sin_BLE: Tensor,
         seen: Seen,
-        cache: LayerCache | None,
+        cache: LayerPart | None,
         select: Selection | None,
     ) -> Tensor:
         """(B, L, D), or (S, D) with a `select`."""
@@ -130,7 +130,7 @@ class Attention(nn.Module):
         cos_BLE: Tensor,
         sin_BLE: Tensor,
         seen: Seen,
-        cache: LayerCache | None,
+        cache: LayerPart | None,
         select: Selection,
     ) -> Tensor:
         """Keys and values of all positions, queries of the selected ones: one row of Q, padded, for each of B."""
@@ -192,7 +192,7 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
-def _extended(cache: LayerCache | None, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple[Tensor, Tensor]:
+def _extended(cache: LayerPart | None, k_BLKE: Tensor, v_BLKE: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values that the queries see, heads first."""
     k_BKLE, v_BKLE = k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2)
     return (k_BKLE, v_BKLE) if cache is None else cache.extend(k_BKLE, v_BKLE)

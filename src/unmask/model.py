@@ -25,7 +25,7 @@ from torch.utils import checkpoint as checkpointing
 
 from unmask.config import ModelConfig
 from unmask.errors import UsageError
-from unmask.kv_cache import KeysAndValues, KVCache
+from unmask.kv_cache import GrowingCache, KeysAndValues
 from unmask.layers import Block, Partial, head_logits, rotary_tables
 from unmask.loss import weighted_cross_entropy
 from unmask.parametrization import STANDARD, Parametrization
@@ -93,7 +93,7 @@ class Transformer(nn.Module):
         self,
         tokens_BL: Tensor,
         select_BL: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: GrowingCache | None = None,
         *,
         present_BL: Tensor | None = None,
         clean_BL: Tensor | None = None,
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
         self,
         tokens_BL: Tensor,
         select_BL: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: GrowingCache | None = None,
         *,
         present_BL: Tensor | None = None,
         clean_BL: Tensor | None = None,
@@ -180,7 +180,7 @@ class Transformer(nn.Module):
         states_SD = self._recomputed(tokens_BL, compute_BL | select_BL, select_BL, cache, present_BL)
         return head_logits(states_SD, self.head_weight)
 
-    def _states(self, tokens_BL: Tensor, select_BL: Tensor | None, cache: KVCache | None, given: _SeenBy) -> Tensor:
+    def _states(self, tokens_BL: Tensor, select_BL: Tensor | None, cache: GrowingCache | None, given: _SeenBy) -> Tensor:
         """The last block's states, normed, at their own positions; shapes as `hidden`."""
         start, stop = self._span(tokens_BL, cache)
         present_BL, clean_BL, attend_LL, segment_BL = given
@@ -254,7 +254,7 @@ class Transformer(nn.Module):
         """The output head; with tied embeddings their rows but the mask's."""
         return self.embedding.weight[: self.config.vocab_size] if self.head is None else self.head.weight
 
-    def _span(self, tokens_BL: Tensor, cache: KVCache | None) -> tuple[int, int]:
+    def _span(self, tokens_BL: Tensor, cache: GrowingCache | None) -> tuple[int, int]:
         """The positions of the tokens, from and up to."""
         if cache is not None and not self.config.causal:
             raise UsageError("a cache that grows: needs a causal network, and this one is not")

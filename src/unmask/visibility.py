@@ -76,7 +76,11 @@ class Visibility:
             parts.append(self.segment_BT[:, None] == _at(self.segment_BT, query_BQ))
         if self.present_BT is not None:
             parts.append(self.present_BT[:, None])
-        return Seen(functools.reduce(torch.logical_and, parts)[:, None], causal=False)
+        mask_BQT = functools.reduce(torch.logical_and, parts)
+        if self.present_BT is not None and self.config.causal:  # padding in front would see nothing, and give NaN
+            places_T = torch.arange(self.position_BT.shape[1], device=query_BQ.device)
+            mask_BQT = mask_BQT | (places_T == query_BQ[:, :, None])
+        return Seen(mask_BQT[:, None], causal=False)
 
     def _rule(self, query_BQ: Tensor) -> Tensor | None:
         position_B1T, position_BQ1 = self.position_BT[:, None], _at(self.position_BT, query_BQ)

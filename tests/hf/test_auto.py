@@ -285,14 +285,80 @@ def test_wrong_arguments_of_generate_are_named(mdm, tmp_path):
         AutoModelForMaskedLM.from_pretrained(tmp_path).generate(prompt_BL)
 
 
-def test_an_autoregressive_model_generates_as_ours_does(tmp_path):
-    lm = build(causal=True)
-    lm.save(tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    prompt = [lm.tokenizer.bos_id, *lm.tokenizer.encode("The cat")]
-    found = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=lm.tokenizer.eos_id)
+CAUSAL = {
+    "norms of queries and keys": {"qk_norm": True, "head_dim": 10},
+    "one key head, biases, tied": {"n_kv_head": 1, "qkv_bias": True, "tied_embeddings": True},
+    "rounded tables": {"rope_precision": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module", params=CAUSAL)
+def arm(request, tmp_path_factory):
+    lm = build(causal=True, **CAUSAL[request.param])
+    directory = tmp_path_factory.mktemp("arm")
+    lm.save(directory)
+    return lm, AutoModelForCausalLM.from_pretrained(directory), directory
+
+
+def test_an_autoregressive_model_generates_as_ours_does(arm):
+    lm, model, directory = arm
+    prompt = AutoTokenizer.from_pretrained(directory)("The cat", return_tensors="pt")
+    assert prompt.input_ids[0].tolist() == [lm.tokenizer.bos_id, *lm.tokenizer.encode("The cat")]
+    found = model.generate(**prompt, max_new_tokens=6, do_sample=False, pad_token_id=lm.tokenizer.eos_id)
     ours = lm.generate("The cat", max_new_tokens=6, temperature=0.0).tokens
     assert found[0, 1:].tolist()[: len(ours)] == ours[: found.shape[1] - 1]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=str)
+def test_generating_with_a_cache_computes_each_token_once_and_writes_the_same(arm, padded, options):
+    lm, model, _ = arm
+    tokens_BL, mask_BL = tokens(lm, 3, 7), torch.ones(3, 7, dtype=torch.int64)
+    if padded:
+        mask_BL[0, :3] = mask_BL[1, :6] = 0
+    common = {"attention_mask": mask_BL, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    common |= {"eos_token_id": None}
+    computed = []
+    hook = model.model.embedding.register_forward_hook(lambda _, inputs, __: computed.append(inputs[0].shape[1]))
+    cached = model.generate(tokens_BL, **common, **options)
+    hook.remove()
+    if not padded or lm.config.rope_precision == "float32":
+        assert computed == [7, *[1] * 11]
+    options.pop("cache_implementation", None)
+    assert torch.equal(cached, model.generate(tokens_BL, **common, **options, use_cache=False))
+
+
+@torch.no_grad()
+def test_a_text_in_pieces_behind_a_cache_has_the_logits_of_the_whole(arm):
+    lm, model, _ = arm
+    tokens_BL, mask_BL = tokens(lm, 2, 9), torch.ones(2, 9, dtype=torch.int64)
+    whole_BLV = model(tokens_BL).logits
+    first = model(tokens_BL[:, :4], use_cache=True)
+    second = model(tokens_BL[:, 4:], past_key_values=first.past_key_values)
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], dim=1), whole_BLV, atol=2e-5, rtol=1e-5)
+    last = model(tokens_BL, use_cache=True, logits_to_keep=2, return_dict=False)
+    torch.testing.assert_close(last[0], whole_BLV[:, -2:], atol=2e-5, rtol=1e-5)
+    mask_BL[0, :5] = 0
+    padded_BLV = model(tokens_BL, attention_mask=mask_BL, use_cache=True).logits
+    expected_BLV = model(tokens_BL, attention_mask=mask_BL).logits
+    there_BL = mask_BL.bool()
+    torch.testing.assert_close(padded_BLV[there_BL], expected_BLV[there_BL], atol=2e-5, rtol=1e-5)
+
+
+def test_the_text_generation_pipeline_alone_and_in_batches(arm):
+    lm, _, directory = arm
+    write = pipeline("text-generation", model=str(directory), device="cpu")
+    prompts = ["The cat", "The dog sat on the"]
+    settings = {"max_new_tokens": 6, "do_sample": False}
+    ours = [lm.generate(prompt, max_new_tokens=6, temperature=0.0) for prompt in prompts]
+    for batch_size in (1, 2):
+        found = write(prompts, batch_size=batch_size, return_tensors=True, **settings)
+        for (answer,), expected in zip(found, ours, strict=True):
+            written = [token for token in answer["generated_token_ids"] if token not in (0, lm.tokenizer.eos_id)]
+            assert (
+                written == [token for token in expected.tokens if token not in (0, lm.tokenizer.eos_id)][: len(written)]
+            )
+            assert len(written) > 3
 
 
 def test_device_map(mdm):

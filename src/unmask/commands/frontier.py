@@ -167,7 +167,7 @@ def _check(models: dict[str, LanguageModel], options: Options) -> None:
         raise UsageError(f"--mdm {options.mdm}: is autoregressive: name a masked model")
     if not models["arm"].config.causal:
         raise UsageError(f"--arm {options.arm}: is a masked model: name an autoregressive one")
-    if models["mdm"].tokenizer.to_json() != models["arm"].tokenizer.to_json():
+    if not models["mdm"].tokenizer.same_tokens(models["arm"].tokenizer):
         raise UsageError(
             f"--arm {options.arm}: has another tokenizer than {options.mdm}, so that as many tokens are not as much "
             "text: train both on one corpus"

@@ -122,7 +122,7 @@ def _windows_of_corpus(lm: LanguageModel, directory: Path, options: Options) -> 
 
     corpus = Corpus.open(directory)
     source = corpus.split(options.split or "valid")
-    if corpus.tokenizer.to_json() != lm.tokenizer.to_json():
+    if not corpus.tokenizer.same_tokens(lm.tokenizer):
         raise UsageError(
             f"{directory}: was prepared with another tokenizer than the model's: name the texts themselves, which are "
             "encoded anew"

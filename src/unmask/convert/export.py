@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import processors
 from torch import Tensor
 
 from unmask import llama_names, model_card, model_directory, weight_files
@@ -20,7 +19,7 @@ from unmask.config import ModelConfig
 from unmask.convert import smdm, source_tokenizer
 from unmask.convert.hf_config import CONFIG
 from unmask.data.no_tokenizer import NoTokenizer
-from unmask.data.tokenizer import Tokenizer
+from unmask.data.tokenizer import Tokenizer, begin_with
 from unmask.errors import UnmaskError, UsageError, problems_error, unknown_name
 from unmask.model_directory import Stored
 from unmask.weight_files import Entry
@@ -203,18 +202,17 @@ def _write_tokenizer(out: Path, tokenizer: Tokenizer, config: ModelConfig) -> No
     backend = source_tokenizer.without_mask(tokenizer)
     names = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
     named = {key: None if row is None else backend.id_to_token(row) for key, row in names.items()}
-    bos = named["bos_token"]
-    if bos is not None and backend.encode("a").ids[:1] != [tokenizer.bos_id]:
-        special = [(bos, tokenizer.bos_id)]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=special
-        )
+    begin_with(backend, tokenizer.bos_id)
     backend.save(str(out / "tokenizer.json"))
-    described = {
+    described: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.context_length,
-        "add_bos_token": bos is not None,
+        "add_bos_token": tokenizer.bos_id is not None,
         **named,
+        "pad_token": named["eos_token"],
+        "padding_side": "left",
     }
+    if tokenizer.chat_template is not None:
+        described["chat_template"] = tokenizer.chat_template
     (out / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")

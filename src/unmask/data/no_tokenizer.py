@@ -20,7 +20,7 @@ class NoTokenizer(Tokenizer):
         self.bos_id = self.eos_id = None
         self._where = where
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | Path, *, causal: bool | None = None) -> None:
         """Nothing to write."""
 
     def to_json(self) -> str:

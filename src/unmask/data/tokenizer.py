@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from unmask.errors import UnmaskError, UsageError, unknown_name
 
@@ -121,17 +121,31 @@ class Tokenizer:
         """What a chat template may name: bos_token, eos_token and mask_token, as far as there are such."""
         return {name: token for name, token in self._names.items() if token is not None}
 
-    def save(self, directory: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json` into `directory`, as Hugging Face reads them."""
+    def save(self, directory: str | Path, *, causal: bool | None = None) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` into `directory`, as Hugging Face reads them.
+
+        Beside a network, `causal` or not, they also make Transformers do as we do: an autoregressive one reads the
+        beginning-of-text token first, where there is one, another one none; and end-of-text pads the texts of a batch.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
         # one that is missing is null: there is none, whatever the vocabulary has under the usual names
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= self._names
+        text = self.to_json()
+        if causal is not None:
+            backend = tokenizers.Tokenizer.from_str(text)
+            begin_with(backend, self.bos_id if causal else None)
+            text = backend.to_str(pretty=True)
+            config |= {"pad_token": self._names["eos_token"], "padding_side": "left" if causal else "right"}
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
+        (directory / "tokenizer.json").write_text(text, encoding="utf-8")
         (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def same_tokens(self, other: Tokenizer) -> bool:
+        """Whether both give a text the same ids; what Transformers puts in front of it does not matter here."""
+        return _without_frame(self) == _without_frame(other)
 
     def to_json(self) -> str:
         """The text of `tokenizer.json`."""
@@ -345,6 +359,29 @@ def _chat_template(path: Path) -> str | None:
         named = cast("list[dict[str, str]]", found)
         found = next((each["template"] for each in named if each.get("name") == "default"), None)
     return found if isinstance(found, str) else None
+
+
+def begin_with(backend: tokenizers.Tokenizer, first: int | None) -> None:
+    """Make Transformers, and whoever asks the library for special tokens, put the token `first` in front of a text.
+
+    None: none. What does so already stays as it is.
+    """
+    alone = backend.encode("a", add_special_tokens=False).ids
+    if backend.encode("a").ids == ([] if first is None else [first]) + alone:
+        return
+    if first is None:
+        cast(Any, backend).post_processor = None
+        return
+    name = backend.id_to_token(first)
+    assert name is not None
+    single, pair = f"{name} $A", f"{name} $A $B"
+    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=[(name, first)])
+
+
+def _without_frame(tokenizer: Tokenizer) -> tuple[Any, int | None, int | None, int]:
+    content: dict[str, Any] = json.loads(tokenizer.to_json())
+    content.pop("post_processor", None)
+    return content, tokenizer.bos_id, tokenizer.eos_id, tokenizer.mask_id
 
 
 def _first_present(backend: tokenizers.Tokenizer, names: Iterable[str]) -> str | None:

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 from transformers import initialization as hf_init
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, ConversionOps, WeightConverter, WeightRenaming
 from transformers.generation.utils import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutput, MaskedLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from unmask import llama_names
 from unmask.errors import UsageError
 from unmask.hf import config as hf_config
+from unmask.hf.cache import HfCache
 from unmask.hf.config import UnmaskConfig
 from unmask.hf.generation import DiffusionGeneration
 from unmask.layers import Block, rotary_tables
@@ -106,28 +108,76 @@ class UnmaskForMaskedLM(DiffusionGeneration, UnmaskPreTrainedModel):
 
 
 class UnmaskForCausalLM(UnmaskPreTrainedModel, GenerationMixin):
-    """An autoregressive model. It keeps no cache here: export it as Llama where its speed matters."""
+    """An autoregressive model, which `generate` runs with a cache."""
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
         return_dict: bool | None = None,
         **_: Any,
-    ) -> CausalLMOutput | tuple[Tensor, ...]:
-        """Logits (B, L, V): position i's predict token i + 1. With `labels`, the mean cross-entropy of those."""
-        logits_BLV = self.logits(input_ids, attention_mask)
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (B, L, V): position i's predict token i + 1. With `labels`, the mean cross-entropy of those.
+
+        With `past_key_values` the ids stand behind those that it holds, and join them; `attention_mask` is then one of
+        all. `use_cache` without it begins one. `logits_to_keep` leaves all but the last so many positions out.
+        """
+        if past_key_values is None and use_cache:
+            past_key_values = DynamicCache()
+        if past_key_values is None or self._must_begin_anew(past_key_values, attention_mask):
+            past_key_values = None
+            logits_BLV = self.logits(input_ids, attention_mask)[:, -logits_to_keep:]
+        else:
+            logits_BLV = self._cached_logits(input_ids, attention_mask, past_key_values, logits_to_keep)
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits_BLV[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         if return_dict is False:
-            return (logits_BLV,) if loss is None else (loss, logits_BLV)
-        return CausalLMOutput(loss=cast(Any, loss), logits=cast(Any, logits_BLV))
+            return tuple(part for part in (loss, logits_BLV, past_key_values) if part is not None)
+        return CausalLMOutputWithPast(
+            loss=cast(Any, loss), logits=cast(Any, logits_BLV), past_key_values=past_key_values
+        )
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, *_: Any, **arguments: Any) -> dict[str, Any]:
-        """All tokens each time."""
-        return {"input_ids": input_ids, "attention_mask": arguments.get("attention_mask")}
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        *_: Any,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **__: Any,
+    ) -> dict[str, Any]:
+        """The tokens that the cache does not hold."""
+        known = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        return {
+            "input_ids": input_ids[:, known:],
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+        }
+
+    def _must_begin_anew(self, cache: Cache, attention_mask: Tensor | None) -> bool:
+        """Whether the cache has to stay empty: padding moves a row, and rounded tables tell its places apart."""
+        if attention_mask is None or int(cache.get_seq_length()) or bool(attention_mask.all()):
+            return False
+        return self.config.rope_precision != "float32" or attention_mask.shape[1] > self.config.context_length
+
+    def _cached_logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache, logits_to_keep: int
+    ) -> Tensor:
+        """(B, L, V) of the new tokens, or of the last of them; padding is seen by no position but itself."""
+        present_BT = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+        ours = HfCache(cache, self.model.config)
+        kept = min(logits_to_keep or input_ids.shape[1], input_ids.shape[1])
+        select_BL = torch.zeros_like(input_ids, dtype=torch.bool)
+        select_BL[:, -kept:] = True
+        return self.model(input_ids, select_BL, ours, present_BL=present_BT).view(len(input_ids), kept, -1)
 
 
 class SplitRows(ConversionOps):
