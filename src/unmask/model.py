@@ -180,7 +180,9 @@ class Transformer(nn.Module):
         states_SD = self._recomputed(tokens_BL, compute_BL | select_BL, select_BL, cache, present_BL)
         return head_logits(states_SD, self.head_weight)
 
-    def _states(self, tokens_BL: Tensor, select_BL: Tensor | None, cache: GrowingCache | None, given: _SeenBy) -> Tensor:
+    def _states(
+        self, tokens_BL: Tensor, select_BL: Tensor | None, cache: GrowingCache | None, given: _SeenBy
+    ) -> Tensor:
         """The last block's states, normed, at their own positions; shapes as `hidden`."""
         start, stop = self._span(tokens_BL, cache)
         present_BL, clean_BL, attend_LL, segment_BL = given
