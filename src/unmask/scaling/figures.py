@@ -148,9 +148,9 @@ def save(figure: Figure, path: Path) -> None:
 def save_all(points: Sequence[Point], fit: IsoflopFit | None, directory: Path) -> dict[str, dict[str, str]]:
     """Write every figure in every form; returns for each figure its files by variant ("wide-light", ..., "png").
 
-    Points on different amounts of repeated data are told apart.
+    Points on different amounts of repeated data are told apart; the figure of repeats has those that the fit left out.
     """
-    apart = points_module.split_by_data(points)
+    apart = [p for p in points_module.split_by_data(points) if fit is None or p.objective in fit.objectives]
     drawn: dict[str, Callable[..., Figure]] = {
         "isoflop": partial(isoflop_figure, apart, fit),
         "loss-compute": partial(loss_compute_figure, apart, fit),
