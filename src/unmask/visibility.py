@@ -83,13 +83,13 @@ class Visibility:
         return Seen(mask_BQT[:, None], causal=False)
 
     def _rule(self, query_BQ: Tensor) -> Tensor | None:
+        if self.attend_TT is None and not self.config.causal and not self.config.block_length:
+            return None
         position_B1T, position_BQ1 = self.position_BT[:, None], _at(self.position_BT, query_BQ)
         if self.attend_TT is not None:
             return self.attend_TT[position_BQ1, position_B1T]
         if self.config.causal:
             return position_B1T <= position_BQ1
-        if not self.config.block_length:
-            return None
         block_B1T, block_BQ1 = position_B1T // self.config.block_length, position_BQ1 // self.config.block_length
         if self.clean_T is None:
             return block_B1T <= block_BQ1

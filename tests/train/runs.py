@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
+import signal
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from unmask.config import RunConfig
 from unmask.data.prepare import PrepareOptions, prepare
 from unmask.records import Record
+from unmask.train.loop import train
 
 WORDS = ["the", "state", "of", "our", "union", "is", "strong", "and", "we", "the", "people", "have", "work", "to", "do"]
 
@@ -48,6 +51,17 @@ def tiny_run(corpus: Path, **fields: Any) -> RunConfig:
 def losses(records: Iterable[Record]) -> dict[int, float]:
     """Step to training loss."""
     return {record["step"]: record["loss"] for record in records if record["kind"] == "train"}
+
+
+def stopped(run: RunConfig, directory: Path, step: int) -> list[Record]:
+    """The records of a run that a SIGTERM ends in its `step`."""
+    records: list[Record] = []
+    for record in train(run, directory):
+        records.append(record)
+        if record["kind"] == "train" and record["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert records[-1]["kind"] == "stop"
+    return records
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train.runs import losses
+from tests.train.runs import losses, stopped
 from tests.train.sft_runs import network, opened, sft
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
@@ -132,12 +130,7 @@ def test_a_resumed_run_goes_on_to_the_last_bit_and_its_checkpoints_hold_adapters
 ) -> None:
     run = sft(models["mdm"], files["many"], lora_rank=2, steps=7, checkpoint_every=3)
     whole = list(train(run, tmp_path / "whole"))
-    first = []
-    for record in train(run, tmp_path / "stopped"):
-        first.append(record)
-        if record["kind"] == "train" and record["step"] == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert first[-1]["kind"] == "stop"
+    first = stopped(run, tmp_path / "stopped", 4)
     second = list(train(run, tmp_path / "stopped", resume=True))
     assert losses(first) | losses(second) == losses(whole)
     one, other = (load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "stopped"))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train.runs import losses
+from tests.train.runs import losses, stopped
 from tests.train.sft_runs import ALONE, opened, sft
 
 import unmask
@@ -149,12 +147,7 @@ def test_a_resumed_packed_run_goes_on_to_the_last_bit(
     fields = {"steps": 7, "checkpoint_every": 3, "bucket_batches": 2, "validation_share": 0.1, "packing": True}
     run = packing_run(models, varied, **fields, **STARTS[start])
     whole = list(train(run, tmp_path / "whole"))
-    first: list[Record] = []
-    for record in train(run, tmp_path / "stopped"):
-        first.append(record)
-        if record["kind"] == "train" and record["step"] == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert first[-1]["kind"] == "stop"
+    first = stopped(run, tmp_path / "stopped", 5)
     second = list(train(run, tmp_path / "stopped", resume=True))
     assert losses(first) | losses(second) == losses(whole)
     assert (second[-1]["loss"], second[-1]["tokens"]) == (whole[-1]["loss"], whole[-1]["tokens"])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.train.runs import losses
+from tests.train.runs import losses, stopped
 from tests.train.sft_runs import ALONE, FILES, SHORT, network, opened, sft
 from torch.nn import functional as F
 
@@ -241,12 +239,7 @@ def test_a_resumed_run_gives_the_same_losses_to_the_last_bit(
         validation_share=0.1,
     )
     whole = list(train(run, tmp_path / "whole"))
-    first = []
-    for record in train(run, tmp_path / "stopped"):
-        first.append(record)
-        if record["kind"] == "train" and record["step"] == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert first[-1]["kind"] == "stop"
+    first = stopped(run, tmp_path / "stopped", 5)
     second = list(train(run, tmp_path / "stopped", resume=True))
     assert (second[0]["step"], second[0]["tokens"]) == (5, whole[0]["tokens"])
     assert losses(first) | losses(second) == losses(whole)

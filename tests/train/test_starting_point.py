@@ -1,13 +1,11 @@
 """Runs that start from another model: an ARM made into an MDM, and training that goes on."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from tests.train.runs import losses, write_corpus
+from tests.train.runs import losses, stopped, write_corpus
 from torch import nn
 
 import unmask
@@ -131,12 +129,7 @@ def test_an_adapted_run_learns_and_leaves_a_masked_model(tiny, arm, tmp_path):
 def test_an_adapted_run_resumes_to_the_last_bit_within_and_after_annealing(at, tiny, arm, tmp_path):
     run = adapted(tiny, arm, steps=8, short_share=0.3)
     whole = losses(train(run, tmp_path / "whole"))
-    first = []
-    for record in train(run, tmp_path / "cut"):
-        first.append(record)
-        if record["kind"] == "train" and record["step"] == at:
-            os.kill(os.getpid(), signal.SIGTERM)
-    assert first[-1]["kind"] == "stop"
+    first = stopped(run, tmp_path / "cut", at)
     rest = losses(train(run, tmp_path / "cut", resume=True))
     assert {**losses(first), **rest} == whole
     ours, theirs = (unmask.load(tmp_path / name, "cpu").model.state_dict() for name in ("whole", "cut"))

@@ -296,15 +296,11 @@ def _lengths(requests: Sequence[Request], causal: bool) -> list[int]:
     The network then computes their prompt once.
     """
     lengths = [_length(request) for request in requests]
+    mostly_prompt = {i for i, request in enumerate(requests) if causal and lengths[i] <= 2 * len(request.prompt)}
     longest: dict[tuple[int, ...], int] = {}
-    mostly_prompt = [causal and length <= 2 * len(r.prompt) for r, length in zip(requests, lengths, strict=True)]
-    for request, length, mostly in zip(requests, lengths, mostly_prompt, strict=True):
-        if mostly:
-            longest[request.prompt] = max(length, longest.get(request.prompt, 0))
-    return [
-        longest[request.prompt] if mostly else length
-        for request, length, mostly in zip(requests, lengths, mostly_prompt, strict=True)
-    ]
+    for i in mostly_prompt:
+        longest[requests[i].prompt] = max(lengths[i], longest.get(requests[i].prompt, 0))
+    return [longest[requests[i].prompt] if i in mostly_prompt else length for i, length in enumerate(lengths)]
 
 
 def _length(request: Request) -> int:

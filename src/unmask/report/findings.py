@@ -11,6 +11,7 @@ from unmask.report.markup import decimals, interval, name_of, power, text
 from unmask.scaling import numbers, series
 from unmask.scaling.isoflop import IsoflopFit
 from unmask.scaling.laws import ComputeGap
+from unmask.scaling.repeated import epochs
 from unmask.scaling.study import Study
 
 
@@ -203,9 +204,9 @@ def limits(study: Study, fit: IsoflopFit | None) -> Iterable[str]:
         cost = "Compute is counted as 6 N D, without attention and the output head"
         small = max(point.params for point in points) < 5e7
         yield cost + (", which at these sizes are a large part of the real cost." if small else ".")
-    repeated = [point for point in points if point.unique_tokens and point.tokens > point.unique_tokens]
+    repeated = [point for point in points if point.repeats]
     if repeated:
-        worst = max(point.tokens / (point.unique_tokens or 1) for point in repeated)
+        worst = max(epochs(point) for point in repeated)
         yield f"Some runs saw their data up to {numbers.three_figures(worst)} times."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,11 +62,12 @@ def mtbench_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Them
                 color=color,
                 label=f"{model} ({kind.upper()})",
             )
-            for place, (x, y) in enumerate(zip(seconds, values, strict=True)):
+            spots = list(zip(seconds, values, strict=True))
+            for place, (x, y) in enumerate(spots):
                 labels.append((x, y, points[place][1]["label"]))
                 bars.append(((x - across[0][place], y), (x + across[1][place], y)))
                 bars.append(((x, y - along[0][place]), (x, y + along[1][place])))
-            bars += zip(zip(seconds, values, strict=True), list(zip(seconds, values, strict=True))[1:], strict=False)
+            bars += pairwise(spots)
         if axes.get_legend_handles_labels()[0]:
             cast(Any, figure).legend(
                 loc="outside lower center", ncols=3 if shape == "wide" else 1, frameon=False, fontsize=9

@@ -158,9 +158,9 @@ class Design:
         problems: list[str],
     ) -> list[str]:
         expected = expected_size(flops, objective, rows)
-        there = {run.size for run in self._there(flops, series)}
         if self.sizes:
             chosen = sorted(set(self.sizes), key=lambda name: sizes.lookup(name).params)
+            there = {run.size for run in self._there(flops, series)}
             # runs on repeated tokens are fitted over all sizes and budgets together
             if unique is None and len(there.union(chosen)) < 3:
                 problems.append(

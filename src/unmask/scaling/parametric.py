@@ -328,7 +328,7 @@ def _left_out(
 
 
 def _repeat_notes(points: Iterable[Point]) -> Iterable[str]:
-    repeating = sum(point.unique_tokens is not None and point.tokens > point.unique_tokens for point in points)
+    repeating = sum(point.repeats for point in points)
     if repeating:
         yield f"{repeating} runs repeat their data, which this law takes for new: --method repeated does not."
 

@@ -41,6 +41,11 @@ class Point:
     name: str = ""
     """The run, where it has a name."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the run saw some of its data again."""
+        return self.unique_tokens is not None and self.tokens > self.unique_tokens
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -130,7 +135,7 @@ def split_by_data(points: Sequence[Point]) -> list[Point]:
     repeated: dict[str, set[float]] = {}
     for point in points:
         limits.setdefault(point.objective, set()).add(point.unique_tokens)
-        if point.unique_tokens is not None and point.tokens > point.unique_tokens:
+        if point.repeats and point.unique_tokens is not None:
             repeated.setdefault(point.objective, set()).add(point.unique_tokens)
     return [
         replace(point, objective=series_name(point.objective, unique_tokens=point.unique_tokens))

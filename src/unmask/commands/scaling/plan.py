@@ -84,6 +84,7 @@ def run(options: Plan) -> None:
     manifest = Manifest.read(options.data)
     if "train" not in manifest.splits:
         raise UsageError(f"--data {options.data}: has no split for training: prepare it again")
+    before = StudyPlan.read(options.study) if (options.study / "study.json").exists() else None
     corpus_tokens = manifest.splits["train"].tokens
     settings = _settings(options.set)
     _check_held_out(manifest, settings, options)
@@ -104,7 +105,7 @@ def run(options: Plan) -> None:
         vocab_size=manifest.vocab_size,
         corpus_tokens=corpus_tokens,
         settings=settings,
-        planned=StudyPlan.read(options.study).runs if (options.study / "study.json").exists() else (),
+        planned=() if before is None else before.runs,
     )
     rows, told = _law(options)
     runs = design.runs(rows)
@@ -118,7 +119,7 @@ def run(options: Plan) -> None:
         recipe=options.recipe,
         data=str(options.data),
     )
-    plan, added = _merged(plan, options.study)
+    plan, added = _merged(plan, before, options.study)
     measured = timing.read(options.study)
     if options.measure:
         missing = _unmeasured(added, measured)
@@ -197,9 +198,6 @@ def _law(options: Plan) -> tuple[Mapping[str, Any] | None, str]:
     from unmask.scaling import law_sources
     from unmask.scaling.design import MINIMUM
 
-    if options.sizes == (MINIMUM,):
-        laws = law_sources.read(str(options.study), method="isoflop", bootstrap=0)
-        return laws.rows, "the finished runs of this study, by isoflop"
     if options.law:
         laws = law_sources.read(options.law, bootstrap=0)
         return laws.rows, laws.source
@@ -210,17 +208,16 @@ def _law(options: Plan) -> tuple[Mapping[str, Any] | None, str]:
                 return laws.rows, f"the finished runs of this study, by {method}"
             except UnmaskError:
                 continue  # too few runs yet
+    if options.sizes == (MINIMUM,):
+        return None, ""  # the paper's law does not know this study's minima
     laws = law_sources.paper()
     return laws.rows, laws.source
 
 
-def _merged(plan: StudyPlan, directory: Path) -> tuple[StudyPlan, list[PlannedRun]]:
+def _merged(plan: StudyPlan, before: StudyPlan | None, directory: Path) -> tuple[StudyPlan, list[PlannedRun]]:
     """The plan with the runs that the study has already, and which are new."""
-    from unmask.scaling.plan import Plan as StudyPlan
-
-    if not (directory / "study.json").exists():
+    if before is None:
         return plan, list(plan.runs)
-    before = StudyPlan.read(directory)
     if before.flop_convention != plan.flop_convention:
         raise UsageError(
             f"--convention {plan.flop_convention}: {directory} counts FLOPs as {before.flop_convention}: keep to it, "
