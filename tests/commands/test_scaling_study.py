@@ -7,10 +7,11 @@ import json
 import pytest
 
 from train.runs import write_corpus
-from unmask import cli
+from unmask import cli, machine
 from unmask.errors import UnmaskError
 from unmask.scaling import timing
 from unmask.scaling.plan import Plan
+from unmask.scaling.study import Study
 
 SHAPE = ["--batch-size", "4", "--length", "16", "--no-measure"]
 QUICK = ["--set", "validation_windows=8", "learning_rate=0.003", "tensorboard=false"]
@@ -91,6 +92,51 @@ def test_a_dry_run_prints_and_writes_nothing(corpus, tmp_path, capsys):
     assert not (tmp_path / "study").exists()
     assert planned(tmp_path / "study", corpus, "--dry-run", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 3
+
+
+def test_rates_of_a_study_follow_width_and_depth_unless_it_says_otherwise(corpus, tmp_path, capsys):
+    def settings(study):
+        return [dict(run.settings) for run in Plan.read(study).runs]
+
+    completep = {"parametrization": "completep", "base_size": "33K", "learning_rate": 0.01}
+    assert planned(tmp_path / "plain", corpus) == 0
+    assert settings(tmp_path / "plain") == [completep] * 3
+    assert "follow width and depth from 0.01 at 33K" in capsys.readouterr().out
+    assert planned(tmp_path / "rate", corpus, "--learning-rates", "0.02") == 0
+    assert settings(tmp_path / "rate") == [{**completep, "learning_rate": 0.02}] * 3
+    assert planned(tmp_path / "one", corpus, "--set", "parametrization=standard") == 0
+    assert settings(tmp_path / "one") == [{"parametrization": "standard"}] * 3
+    assert "One learning rate for all sizes: the recipe's." in capsys.readouterr().out
+    # a head that is tied cannot scale apart from the embedding
+    assert planned(tmp_path / "tied", corpus, "--set", "tied_embeddings=true") == 0
+    assert settings(tmp_path / "tied") == [{"tied_embeddings": True}] * 3
+
+
+def test_what_is_added_to_a_study_has_the_rates_of_its_runs(corpus, tmp_path, capsys):
+    own = ("--set", "parametrization=completep", "base_size=16K", "learning_rate=0.004")
+    for name, arguments in (("own", own), ("before", ("--set", "parametrization=standard"))):
+        study = tmp_path / name
+        assert planned(study, corpus, *arguments) == 0
+        assert planned(study, corpus, budgets=("2.8e8",)) == 0
+        first, *others = Plan.read(study).runs
+        assert len(others) == 5
+        assert all(run.settings == first.settings for run in others)
+
+
+def test_a_run_of_two_processes_is_made_by_torchrun_and_ends_as_with_one(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
+    losses = []
+    for processes in ("1", "2"):
+        study = tmp_path / processes
+        assert planned(study, corpus, *QUICK, objectives=("arm",)) == 0
+        plan = Plan.read(study)
+        Plan(plan.runs[:1], data=plan.data).write(study)
+        assert cli.main(["scaling", "run", str(study), "--processes", processes]) == 0
+        assert "1 finished, 0 failed" in capsys.readouterr().out
+        (run,) = Study.open(study).finished
+        assert run.start["processes"] == int(processes)
+        losses.append(run.end["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,8 @@ SCORED_SHARE = {"arm": 1.0, "mdm": 0.5, "any_order": 0.5}
 """Share of the positions whose loss is computed; of mlm and span it is the rate."""
 MINIMUM = "minimum"
 """In place of sizes: what the study has nearest to the minimum of each budget."""
+PARAMETRIZED: Mapping[str, Any] = {"parametrization": "completep", "base_size": "33K", "learning_rate": 0.01}
+"""How rates go by size where nothing else is said. At the paper's 1028M its matrices get 1.8e-4; the paper has 2e-4."""
 FEWEST_ON_A_SIDE = 1
 FEWEST_STEPS = 10
 PROBLEMS_SHOWN = 6
@@ -271,6 +273,24 @@ class Design:
             unique_tokens=available,
             settings=settings,
         )
+
+
+def parametrized(settings: Mapping[str, Any], planned: Sequence[PlannedRun], recipe: str) -> dict[str, Any]:
+    """`settings` with how rates go by size: as in all the runs that are there already, in a new study `PARAMETRIZED`.
+
+    What `settings` say themselves holds. A recipe other than pretrain has rates of its own, a network that is another's
+    or has its head tied cannot be parametrised.
+    """
+    found = dict(settings)
+    if planned:
+        for name in PARAMETRIZED:
+            values = {run.settings.get(name) for run in planned}
+            if len(values) == 1 and (value := values.pop()) is not None:
+                found.setdefault(name, value)
+    elif recipe == "pretrain" and not (settings.get("tied_embeddings") or settings.get("init_from")):
+        if settings.get("parametrization", "completep") == "completep":
+            found = {**PARAMETRIZED, **settings}
+    return found
 
 
 def expected_size(flops: float, objective: str, rows: Mapping[str, Array] | None) -> float | None:

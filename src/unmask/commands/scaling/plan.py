@@ -45,7 +45,9 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     """Each run is made with each."""
     learning_rates: tuple[float, ...] = ()
-    """Each run is made with each, and fits take the best. None: the recipe's."""
+    """Each run is made with each, and fits take the best. They are those of the base size, 33K: larger sizes follow by
+    width and depth (--set parametrization=completep base_size=33K, the default; =standard gives all sizes the same).
+    None: 0.01, or that of the study's runs."""
     mask_rates: tuple[float, ...] = (0.15,)
     """Of mlm and span: each is a series of its own in the fits."""
     unique_tokens: tuple[int, ...] = ()
@@ -78,7 +80,7 @@ def run(options: Plan) -> None:
     """Plan, measure, print and write."""
     from unmask.data.manifest import Manifest
     from unmask.scaling import timing
-    from unmask.scaling.design import Design
+    from unmask.scaling.design import Design, parametrized
     from unmask.scaling.plan import Plan as StudyPlan
 
     manifest = Manifest.read(options.data)
@@ -86,7 +88,8 @@ def run(options: Plan) -> None:
         raise UsageError(f"--data {options.data}: has no split for training: prepare it again")
     before = StudyPlan.read(options.study) if (options.study / "study.json").exists() else None
     corpus_tokens = manifest.splits["train"].tokens
-    settings = _settings(options.set)
+    planned = () if before is None else before.runs
+    settings = parametrized(_settings(options.set), planned, options.recipe)
     _check_held_out(manifest, settings, options)
     design = Design(
         budgets=options.flops,
@@ -105,7 +108,7 @@ def run(options: Plan) -> None:
         vocab_size=manifest.vocab_size,
         corpus_tokens=corpus_tokens,
         settings=settings,
-        planned=() if before is None else before.runs,
+        planned=planned,
     )
     rows, told = _law(options)
     runs = design.runs(rows)
@@ -291,3 +294,22 @@ def _print(
     convention = "6 N D, N without embeddings" if plan.flop_convention == "6nd" else "with attention and head"
     chosen = f" Best sizes as expected by: {told}." if told else ""
     console.print(f"FLOPs count {convention}.{chosen}", style="dim")
+    console.print(_rates(added), style="dim")
+
+
+def _rates(runs: list[PlannedRun]) -> str:
+    """How the learning rates of `runs` go by size, in a sentence or none."""
+    from unmask.config import RunConfig
+
+    by_size = {(run.settings.get("parametrization"), run.settings.get("base_size")) for run in runs}
+    if not runs or len(by_size) > 1:
+        return ""
+    scheme, base = by_size.pop()
+    rates = sorted({run.settings["learning_rate"] for run in runs if "learning_rate" in run.settings})
+    told = " and ".join(f"{rate:g}" for rate in rates) or "the recipe's"
+    if scheme != "completep":
+        return f"One learning rate for all sizes: {told}."
+    return (
+        f"Learning rates follow width and depth from {told} at {base or RunConfig().base_size} (completep); "
+        "--set parametrization=standard gives all sizes one."
+    )
