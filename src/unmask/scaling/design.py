@@ -282,14 +282,14 @@ def parametrized(settings: Mapping[str, Any], planned: Sequence[PlannedRun], rec
     or has its head tied cannot be parametrised.
     """
     found = dict(settings)
+    standard = settings.get("parametrization") == "standard"
     if planned:
         for name in PARAMETRIZED:
             values = {run.settings.get(name) for run in planned}
             if len(values) == 1 and (value := values.pop()) is not None:
                 found.setdefault(name, value)
-    elif recipe == "pretrain" and not (settings.get("tied_embeddings") or settings.get("init_from")):
-        if settings.get("parametrization", "completep") == "completep":
-            found = {**PARAMETRIZED, **settings}
+    elif recipe == "pretrain" and not (standard or settings.get("tied_embeddings") or settings.get("init_from")):
+        found = {**PARAMETRIZED, **settings}
     return found
 
 
