@@ -6,10 +6,13 @@ import math
 import pytest
 import torch
 
+from packed_files import datatrove, lit_gpt, megatron
 from tiny_models import language_model
 from unmask import cli
 from unmask.data import tokenizer as tokenizing
+from unmask.data.no_tokenizer import NoTokenizer
 from unmask.data.prepare import PrepareOptions, prepare
+from unmask.data.source import Corpus
 from unmask.evals import held_out
 from unmask.evals.held_out import Windows
 from unmask.language_model import load
@@ -111,6 +114,55 @@ def test_a_split_of_a_prepared_corpus_costs_what_its_texts_do(unmask, place, mod
         assert json.loads(unmask(model, "corpus", "--json")[1])["loss"] == whole["loss"]
 
 
+@pytest.mark.parametrize("form", ["lit-gpt", "megatron", "datatrove"])
+def test_token_files_cost_what_the_prepared_corpus_does(unmask, place, form):
+    corpus = Corpus.open(place / "corpus")
+    for split in ("train", "valid"):
+        source = corpus.split(split)
+        documents = [source.document(number).tolist() for number in range(source.split.documents)]
+        if form == "lit-gpt":
+            lit_gpt(place / form / f"{split}_0.bin", source[:].tolist())
+        else:
+            {"megatron": megatron, "datatrove": datatrove}[form](place / form / f"{split}.ds", documents)
+    for arguments in ([], ["--split", "train"]):
+        expected = json.loads(unmask("mdm", "corpus", *arguments, "--json")[1])
+        found = json.loads(unmask("mdm", form, *arguments, "--json")[1])
+        assert found.pop("bits_per_byte") == pytest.approx(expected.pop("bits_per_byte"), rel=1e-3)  # by decoding
+        assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+    (alone,) = [name for name in (place / form).iterdir() if "valid" in name.name and name.suffix in (".bin", ".ds")]
+    figures = json.loads(unmask("arm", f"{form}/{alone.name}", "--json")[1])
+    assert figures["loss"] == json.loads(unmask("arm", "corpus", "--json")[1])["loss"]
+
+
+def test_token_files_in_other_tokens_than_the_models_are_refused(unmask, place):
+    def error(*arguments):
+        status, out, err = unmask(*arguments)
+        assert status in (1, 2)
+        assert (out, err.count("\n")) == ("", 1)
+        return err
+
+    lit_gpt(place / "wide" / "valid.bin", [300] * 100)
+    assert "valid.bin: holds the token 300, and the tokenizer has 258, so it was made with another" in error(
+        "mdm", "wide"
+    )
+    lit_gpt(place / "late" / "valid.bin", [1] * 300_000 + [259] + [1] * 100_000)  # past what opening looks at
+    assert "valid.bin: holds the token 259" in error("arm", "late", "--windows", "6251")
+    lit_gpt(place / "beside" / "valid.bin", [1] * 100)
+    tokenizing.train_bpe(iter([SPEECH]), 270).save(place / "beside" / "tokenizer")
+    assert "beside: the tokenizer beside it is not the model's: name the texts" in error("mdm", "beside")
+    lit_gpt(place / "few" / "few.bin", [1] * 99)  # of which the hundredth is no token
+    assert "few: holds no text out: give --split (train), or" in error("mdm", "few")
+    assert "few: a corpus of tokens goes alone" in error("mdm", "few", "texts")
+    lm = language_model(tokenizing.byte_level(), causal=True)
+    lm.tokenizer = NoTokenizer(258, 258, "")
+    lm.save(place / "ids")
+    assert "ids: has no tokenizer, so it takes and gives ids alone" in error("ids", "few")
+    # the model's own, as another program may have saved it: without a mask token, and with other names for its ends
+    tokenizing.byte_level().save(place / "few" / "tokenizer")
+    (place / "few" / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"bos_token": None}))
+    assert unmask("mdm", "few", "--split", "train")[0] == 0
+
+
 def held_out_texts(place, split):
     from unmask.data.units import is_held_out
 
@@ -143,9 +195,9 @@ def test_documents_come_from_lines_and_separators_too(unmask, place):
         (["mdm", "latin.txt"], 1, "latin.txt: not UTF-8: byte 3"),
         (["mdm", "texts", "--length", "65"], 2, "--length 65: more than the model's context of 64"),
         (["mdm", "texts", "--draws", "-1"], 2, "--draws -1: must not be negative"),
-        (["mdm", "texts", "--split", "valid"], 2, "--split valid: only a prepared corpus has splits"),
+        (["mdm", "texts", "--split", "valid"], 2, "--split valid: only a prepared corpus and token files have splits"),
         (["mdm", "corpus", "--split", "vaild"], 2, "did you mean 'valid'"),
-        (["mdm", "corpus", "texts"], 2, "corpus: a prepared corpus goes alone"),
+        (["mdm", "corpus", "texts"], 2, "corpus: a corpus of tokens goes alone"),
         (["mdm", "other"], 2, "other: was prepared with another tokenizer than the model's"),
         (["nan", "texts"], 1, "nan: gives this text a loss of nan"),
     ],

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
+from packed_files import lit_gpt
 from train.runs import write_corpus
 from unmask import cli, machine
+from unmask.data.source import Corpus
 from unmask.errors import UnmaskError
 from unmask.scaling import timing
 from unmask.scaling.plan import Plan
 from unmask.scaling.study import Study
+from unmask.train.loop import train
 
 SHAPE = ["--batch-size", "4", "--length", "16", "--no-measure"]
 QUICK = ["--set", "validation_windows=8", "learning_rate=0.003", "tensorboard=false"]
@@ -61,6 +65,42 @@ def test_a_study_is_planned_run_extended_fitted_and_reported(corpus, tmp_path, c
     assert f"unmask scaling run {study}" in page
     lines = (study / "report" / "tables" / "runs.csv").read_text().splitlines()
     assert len(lines) == 7
+
+
+def test_a_study_on_token_files_is_that_on_the_prepared_corpus(corpus, tmp_path, capsys):
+    files = tmp_path / "files"
+    for split in ("train", "valid"):
+        lit_gpt(files / f"{split}_0.bin", Corpus.open(corpus).split(split)[:].tolist())
+    assert planned(tmp_path / "none", files) == 2
+    assert f"{files}: token files do not bring their tokenizer: give --tokenizer" in capsys.readouterr().err
+    assert planned(tmp_path / "files", files, *QUICK, "--tokenizer", "bytes") == 0
+    plan = Plan.read(tmp_path / "files")
+    Plan(plan.runs[:1], data=plan.data).write(tmp_path / "files")
+    assert cli.main(["scaling", "run", str(tmp_path / "files")]) == 0
+    (found,) = Study.open(tmp_path / "files").finished
+    expected = dataclasses.replace(plan.runs[0].run_config(str(corpus)), tokenizer="")
+    assert found.end["loss"] == pytest.approx(list(train(expected, tmp_path / "prepared"))[-1]["loss"], rel=1e-6)
+    # what is added is in the same tokens
+    assert (
+        planned(
+            tmp_path / "files",
+            files,
+            *QUICK,
+        )
+        == 0
+    )
+    assert [run.settings["tokenizer"] for run in Plan.read(tmp_path / "files").runs] == ["bytes"] * 3
+    capsys.readouterr()
+    assert planned(tmp_path / "files", files, "--tokenizer", "mistral") == 2
+    assert "--tokenizer mistral: " in capsys.readouterr().err
+    assert planned(tmp_path / "other", corpus, "--tokenizer", "bytes") == 2
+    assert f"tokenizer 'bytes': {corpus} has its own: leave it out" in capsys.readouterr().err
+    (files / "valid_0.bin").unlink()
+    assert planned(tmp_path / "short", files, "--tokenizer", "bytes", "--length", "256") == 2
+    assert "'valid' has 1" in capsys.readouterr().err
+    lit_gpt(files / "train_0.bin", [1] * 99)
+    assert planned(tmp_path / "short", files, "--tokenizer", "bytes") == 2
+    assert f"--data {files}: holds no text out as 'valid': add files called valid_..." in capsys.readouterr().err
 
 
 def run_again(study, capsys):

@@ -1,10 +1,11 @@
-"""Token files of other programs as training data, written here byte by byte as their layouts say."""
+"""Token files of other programs as training data."""
 
 import dataclasses
 import struct
 
 import numpy as np
 import pytest
+from tests.packed_files import datatrove, documents, flat, lit_gpt, megatron
 from tests.train.runs import losses, tiny_run, write_corpus
 
 import unmask
@@ -14,55 +15,6 @@ from unmask.data.pipeline import Batches
 from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.train.loop import train
-
-CODES = {"<u1": 1, "<i2": 3, "<i4": 4, "<i8": 5, "<u2": 8}
-
-
-def lit_gpt(path, tokens, dtype="<u2"):
-    """`PackedDatasetBuilder._write_chunk` of lit-gpt."""
-    body = np.asarray(tokens, dtype).tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(
-        b"LITPKDS" + struct.pack("<Q", 1) + struct.pack("<B", CODES[dtype]) + struct.pack("<Q", len(tokens)) + body
-    )
-
-
-def megatron(prefix, documents, dtype="<u2"):
-    """`IndexedDatasetBuilder` of Megatron-LM: one sequence for each document."""
-    size = np.dtype(dtype).itemsize
-    lengths = [len(document) for document in documents]
-    places = [size * sum(lengths[:number]) for number in range(len(lengths))]
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    prefix.with_name(f"{prefix.name}.bin").write_bytes(b"".join(np.asarray(d, dtype).tobytes() for d in documents))
-    prefix.with_name(f"{prefix.name}.idx").write_bytes(
-        b"MMIDIDX\x00\x00"
-        + struct.pack("<QBQQ", 1, CODES[dtype], len(documents), len(documents) + 1)
-        + struct.pack(f"<{len(lengths)}i", *lengths)
-        + struct.pack(f"<{len(lengths)}q", *places)
-        + struct.pack(f"<{len(lengths) + 1}q", *range(len(lengths) + 1))
-    )
-
-
-def datatrove(path, documents, size=2, metadata=True, index=True):
-    """`TokenizedFile` of datatrove."""
-    letter = {2: "H", 4: "I"}[size]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(struct.pack(f"<{len(d)}{letter}", *d) for d in documents))
-    ends = np.cumsum([len(document) for document in documents]).tolist()
-    if index:
-        path.with_name(f"{path.name}.index").write_bytes(struct.pack(f"<{len(ends)}Q", *ends))
-    if metadata:
-        path.with_name(f"{path.name}.metadata").write_text(f"gpt2|{size}\n{ends[-1]}\n{ends[-1]} T")
-
-
-def documents(count=40, seed=0):
-    generator = np.random.default_rng(seed)
-    return [[256, *generator.integers(97, 123, generator.integers(1, 80)).tolist(), 257] for _ in range(count)]
-
-
-def flat(docs):
-    return [token for document in docs for token in document]
-
 
 WRITERS = {
     "lit-gpt": lambda folder, docs: [lit_gpt(folder / f"train_x_{n}.bin", flat(docs[n::2])) for n in range(2)],
@@ -117,6 +69,10 @@ def test_splits_are_those_that_files_and_folders_are_named_for(tmp_path):
     assert len(open_corpus(tmp_path / "c", "bytes").split("train")) == 297
     with pytest.raises(UsageError, match="holds files of test alone"):
         open_corpus(tmp_path / "d", "bytes")
+    assert open_corpus(tmp_path / "d", "bytes", training=False).split("test")[:].tolist() == [3] * 5
+    lit_gpt(tmp_path / "e" / "test_0.bin", [])
+    with pytest.raises(UnmaskError, match="holds no tokens: give files that do"):
+        open_corpus(tmp_path / "e", "bytes", training=False)
 
 
 def test_one_file_and_a_prefix_of_megatron_are_enough(tmp_path):

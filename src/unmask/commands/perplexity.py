@@ -31,9 +31,10 @@ class Options:
     model: Annotated[Path, tyro.conf.Positional]
     """Model directory, or directory of a training run."""
     texts: tyro.conf.Positional[tuple[str, ...]]
-    """Files or folders as for `unmask prepare`, or one corpus that it prepared."""
+    """Files or folders as for `unmask prepare`, or one corpus that it prepared, or token files of lit-gpt, Megatron or
+    datatrove in the model's tokens."""
     split: str | None = None
-    """Split of a prepared corpus. None: valid."""
+    """Split of a corpus. None: valid."""
     length: int = 0
     """Tokens in a window; 0: the model's context."""
     windows: int = 0
@@ -57,9 +58,9 @@ def run(options: Options) -> None:
     for name in ("length", "windows", "draws"):
         if getattr(options, name) < 0:
             raise UsageError(f"--{name} {getattr(options, name)}: must not be negative")
-    corpus = _prepared(options)
+    corpus = _corpus(options)
     if options.split is not None and corpus is None:
-        raise UsageError(f"--split {options.split}: only a prepared corpus has splits: leave it out")
+        raise UsageError(f"--split {options.split}: only a prepared corpus and token files have splits: leave it out")
 
     from rich.console import Console
 
@@ -106,23 +107,35 @@ def run(options: Options) -> None:
     print(f"[{kind}; {found.tokens:,}{left_out} tokens in {cut}{masks}, {seconds:.2f} s]")
 
 
-def _prepared(options: Options) -> Path | None:
-    """The prepared corpus that is meant, if one is."""
-    from unmask.data.manifest import FILE
+def _corpus(options: Options) -> Path | None:
+    """The corpus that is meant, if one is."""
+    from unmask.data.packed import is_corpus
 
-    corpora = [Path(text) for text in options.texts if (Path(text) / FILE).is_file()]
+    corpora = [Path(text) for text in options.texts if is_corpus(Path(text))]
     if corpora and len(options.texts) > 1:
-        raise UsageError(f"{corpora[0]}: a prepared corpus goes alone: name it, or else texts")
+        raise UsageError(f"{corpora[0]}: a corpus of tokens goes alone: name it, or its folder, or else texts")
     return corpora[0] if corpora else None
 
 
 def _windows_of_corpus(lm: LanguageModel, directory: Path, options: Options) -> Windows:
-    from unmask.data.source import Corpus
+    from unmask.data.no_tokenizer import NoTokenizer
+    from unmask.data.packed import PackedCorpus, open_corpus
     from unmask.evals.held_out import Windows
 
-    corpus = Corpus.open(directory)
+    if isinstance(lm.tokenizer, NoTokenizer):
+        lm.tokenizer.refuse()
+    corpus = open_corpus(directory, default=lm.tokenizer, training=False)
+    if options.split is None and "valid" not in corpus.manifest.splits:
+        known = " or ".join(sorted(corpus.manifest.splits))
+        raise UsageError(f"{directory}: holds no text out: give --split ({known}), or other data")
     source = corpus.split(options.split or "valid")
-    if not corpus.tokenizer.same_tokens(lm.tokenizer):
+    if isinstance(corpus, PackedCorpus):
+        if not lm.tokenizer.reads(corpus.tokenizer):
+            raise UsageError(
+                f"{directory}: the tokenizer beside it is not the model's: name the texts themselves, which are "
+                "encoded anew"
+            )
+    elif not corpus.tokenizer.same_tokens(lm.tokenizer):
         raise UsageError(
             f"{directory}: was prepared with another tokenizer than the model's: name the texts themselves, which are "
             "encoded anew"

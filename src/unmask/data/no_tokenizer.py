@@ -25,25 +25,26 @@ class NoTokenizer(Tokenizer):
 
     def to_json(self) -> str:
         """Raises `UsageError`."""
-        self._refuse()
+        self.refuse()
 
     def encode(self, text: str) -> list[int]:
         """Raises `UsageError`."""
-        self._refuse()
+        self.refuse()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Raises `UsageError`."""
-        self._refuse()
+        self.refuse()
 
     def encode_stream(self, blocks: Iterable[str]) -> Iterator[list[int]]:
         """Raises `UsageError`."""
-        self._refuse()
+        self.refuse()
 
     def decode(self, ids: Iterable[int]) -> str:
         """Raises `UsageError`."""
-        self._refuse()
+        self.refuse()
 
-    def _refuse(self) -> NoReturn:
+    def refuse(self) -> NoReturn:
+        """Raises `UsageError`."""
         raise UsageError(
             f"{self._where}: has no tokenizer, so it takes and gives ids alone: "
             "put the tokenizer.json of its vocabulary there, or convert again with --tokenizer"

@@ -1,4 +1,4 @@
-"""Token files of other programs as a corpus to train on, without rewriting them.
+"""Token files of other programs as a corpus, without rewriting them.
 
 A file belongs to the split that its name or a folder of it says (`train_...`, `valid/...`); where nothing says
 "valid", the last hundredth of the tokens is held out. The ids mean what the tokenizer says that comes with them: one
@@ -89,18 +89,23 @@ class PackedCorpus(Corpus):
         return self.fingerprint
 
 
-def open_corpus(path: str | Path, tokenizer: str = "", default: Tokenizer | None = None) -> Corpus:
+def is_corpus(path: Path) -> bool:
+    """Whether `path` is a prepared corpus or token files, and so no text."""
+    return (path / manifest.FILE).is_file() or bool(token_files.find(path))
+
+
+def open_corpus(
+    path: str | Path, tokenizer: str = "", default: Tokenizer | None = None, *, training: bool = True
+) -> Corpus:
     """The corpus that `path` means: one made by `unmask prepare`, or token files (see `unmask.data.token_files`).
 
     The ids of token files are those of `tokenizer`, a name as `unmask prepare` takes it, else of one beside them, else
-    of `default`. Raises `UsageError` where there is none of them, or one for a prepared corpus, which has its own, and
-    `UnmaskError` for files that are damaged or hold other ids.
+    of `default`. Raises `UsageError` where there is none of them, or one for a prepared corpus, which has its own, or
+    nothing to train on if that is for `training`, and `UnmaskError` for files that are damaged or hold other ids.
     """
     path = Path(path)
-    files = [] if (path / manifest.FILE).is_file() else token_files.find(path)
+    files = _files(path, tokenizer)
     if not files:
-        if tokenizer and (path / manifest.FILE).is_file():
-            raise UsageError(f"tokenizer {tokenizer!r}: {path} has its own: leave it out")
         return Corpus.open(path)
     opened = [token_files.READERS[str(token_files.format_of(file))](file) for file in files]
     formats = sorted({file.format for file in opened})
@@ -110,7 +115,7 @@ def open_corpus(path: str | Path, tokenizer: str = "", default: Tokenizer | None
     for file in opened:
         for end in (file.tokens[:FIRST], file.tokens[-FIRST:]):
             check_ids(end, known.vocab_size, file.path)
-    sources = {name: _source(name, pieces, known) for name, pieces in _splits(path, opened).items()}
+    sources = {name: _source(name, pieces, known) for name, pieces in _splits(path, opened, training).items()}
     content = Manifest(
         tokenizer=FileEntry("", ""),
         vocab_size=known.vocab_size,
@@ -126,14 +131,29 @@ def open_corpus(path: str | Path, tokenizer: str = "", default: Tokenizer | None
     return PackedCorpus(path, content, known, sources, _fingerprint(path, opened))
 
 
+def read_manifest(path: str | Path, tokenizer: str = "") -> Manifest:
+    """What the corpus `path` holds; the files of a prepared one are not looked at. Raises as `open_corpus`."""
+    path = Path(path)
+    return open_corpus(path, tokenizer).manifest if _files(path, tokenizer) else Manifest.read(path)
+
+
 def check_ids(tokens: npt.NDArray[Any], vocab_size: int, path: Path) -> None:
     """Raise `UnmaskError` if one of `tokens`, read from `path`, is not below `vocab_size`."""
     if tokens.size and (tokens.max() >= vocab_size or tokens.min() < 0):
         strange = tokens.max() if tokens.max() >= vocab_size else tokens.min()
         raise UnmaskError(
-            f"{path}: holds the token {strange}, and the tokenizer has {vocab_size}: give the one that it was made "
-            "with (--tokenizer)"
+            f"{path}: holds the token {strange}, and the tokenizer has {vocab_size}, so it was made with another one: "
+            "give that to train on it (--tokenizer)"
         )
+
+
+def _files(path: Path, tokenizer: str) -> list[Path]:
+    """The token files at `path`; none where a corpus was prepared, which takes no other `tokenizer`."""
+    if not (path / manifest.FILE).is_file():
+        return token_files.find(path)
+    if tokenizer:
+        raise UsageError(f"tokenizer {tokenizer!r}: {path} has its own: leave it out")
+    return []
 
 
 def _tokenizer(path: Path, files: list[TokenFile], named: str, default: Tokenizer | None) -> Tokenizer:
@@ -155,20 +175,20 @@ def _tokenizer(path: Path, files: list[TokenFile], named: str, default: Tokenize
     )
 
 
-def _splits(path: Path, files: list[TokenFile]) -> dict[str, list[Piece]]:
+def _splits(path: Path, files: list[TokenFile], training: bool) -> dict[str, list[Piece]]:
     splits: dict[str, list[TokenFile]] = {}
     for file in files:
         splits.setdefault(_split_of(file.path, path), []).append(file)
-    if "train" not in splits:
+    if training and "train" not in splits:
         raise UsageError(
             f"{path}: holds files of {', '.join(sorted(splits))} alone: name a folder with some to train on"
         )
     pieces = {name: [Piece(file.path, file.tokens) for file in of if file.tokens.size] for name, of in splits.items()}
-    if "valid" not in splits:
+    if "train" in splits and "valid" not in splits:
         cut = _cut(splits["train"])
         pieces["train"], pieces["valid"] = _divided(pieces["train"], cut)
-    if not pieces["train"]:
-        raise UnmaskError(f"{path}: holds no tokens to train on: give files that do")
+    if not pieces.get("train") and (training or not any(pieces.values())):
+        raise UnmaskError(f"{path}: holds no tokens{' to train on' if training else ''}: give files that do")
     return {name: of for name, of in pieces.items() if of}
 
 

@@ -147,6 +147,12 @@ class Tokenizer:
         """Whether both give a text the same ids; what Transformers puts in front of it does not matter here."""
         return _without_frame(self) == _without_frame(other)
 
+    def reads(self, other: Tokenizer) -> bool:
+        """Whether every id of `other` is the same piece here, so that tokens made with it can be read."""
+        ours = self._backend.get_vocab()
+        theirs = other._backend.get_vocab().items()
+        return all(ours.get(piece) == row for piece, row in theirs if row < other.vocab_size)
+
     def to_json(self) -> str:
         """The text of `tokenizer.json`."""
         return self._backend.to_str(pretty=True)

@@ -81,7 +81,7 @@ class Plan:
     recipe: str = "pretrain"
     """What `unmask scaling run` trains with."""
     data: str = ""
-    """Directory of the prepared corpus."""
+    """Directory of the corpus, prepared or of token files."""
 
     def __post_init__(self) -> None:
         names = [run.name for run in self.runs]
@@ -93,6 +93,11 @@ class Plan:
     def flops(self) -> float:
         """Training FLOPs of the whole study."""
         return sum(run.flops for run in self.runs)
+
+    @property
+    def tokenizer(self) -> str:
+        """Of token files, where their runs name one."""
+        return next((str(run.settings["tokenizer"]) for run in self.runs if "tokenizer" in run.settings), "")
 
     @property
     def seeds(self) -> list[int]:

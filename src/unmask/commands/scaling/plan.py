@@ -27,7 +27,7 @@ class Plan:
     study: Annotated[Path, tyro.conf.Positional]
     """Directory for the study: new, or one to add runs to."""
     data: Path
-    """Directory made by unmask prepare."""
+    """Directory made by unmask prepare, or token files as unmask train takes them."""
     flops: tuple[float, ...]
     """Budgets C, such as 1e13 3e13 1e14."""
     objectives: tuple[str, ...] = ("mdm", "arm")
@@ -54,6 +54,8 @@ class Plan:
     """Train on only so many tokens of the corpus and repeat them; several are an axis. None: on the whole corpus."""
     allow_repeats: bool = False
     """Let runs go over the whole corpus more than once."""
+    tokenizer: str = ""
+    """Of token files, as for unmask train. None: one beside them, or that of the study's runs."""
     batch_size: int = 32
     """Sequences in a step."""
     length: int = 256
@@ -78,18 +80,20 @@ class Plan:
 
 def run(options: Plan) -> None:
     """Plan, measure, print and write."""
-    from unmask.data.manifest import Manifest
+    from unmask.data.packed import read_manifest
     from unmask.scaling import timing
     from unmask.scaling.design import Design, parametrized
     from unmask.scaling.plan import Plan as StudyPlan
 
-    manifest = Manifest.read(options.data)
+    before = StudyPlan.read(options.study) if (options.study / "study.json").exists() else None
+    tokenizer = options.tokenizer or (before.tokenizer if before is not None else "")
+    manifest = read_manifest(options.data, tokenizer)
     if "train" not in manifest.splits:
         raise UsageError(f"--data {options.data}: has no split for training: prepare it again")
-    before = StudyPlan.read(options.study) if (options.study / "study.json").exists() else None
     corpus_tokens = manifest.splits["train"].tokens
     planned = () if before is None else before.runs
-    settings = parametrized(_settings(options.set), planned, options.recipe)
+    chosen = _settings(options.set) | ({"tokenizer": tokenizer} if tokenizer else {})
+    settings = parametrized(chosen, planned, options.recipe)
     _check_held_out(manifest, settings, options)
     design = Design(
         budgets=options.flops,
@@ -148,12 +152,14 @@ def run(options: Plan) -> None:
 def _check_held_out(manifest: Manifest, settings: Mapping[str, Any], options: Plan) -> None:
     """Raise `UsageError` if runs would end without a loss."""
     from unmask.config import RunConfig
+    from unmask.data.manifest import FORMAT
 
     name = settings.get("validation_split", RunConfig().validation_split)
     if settings.get("validation_windows") == 0:
         raise UsageError("--set validation_windows=0: a study needs the held-out loss of its runs: leave it out")
     if name not in manifest.splits:
-        raise UsageError(f"--data {options.data}: holds no text out as {name!r}: prepare it with --valid-fraction")
+        remedy = "prepare it with --valid-fraction" if manifest.format == FORMAT else f"add files called {name}_..."
+        raise UsageError(f"--data {options.data}: holds no text out as {name!r}: {remedy}")
     tokens = manifest.splits[name].tokens
     if tokens < options.length:
         raise UsageError(
@@ -170,6 +176,7 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     from unmask.errors import unknown_name
 
     ours = {"data", "objective", "size", "steps", "flops", "length", "batch_size", "seed", "mask_rate", "unique_tokens"}
+    ours |= {"tokenizer"}
     known = {field.name: getattr(RunConfig(), field.name) for field in dataclasses.fields(RunConfig)}
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -229,6 +236,11 @@ def _merged(plan: StudyPlan, before: StudyPlan | None, directory: Path) -> tuple
     if before.data != plan.data:
         raise UsageError(
             f"--data {plan.data}: {directory} is on {before.data or 'other data'}: keep to it, or give another study"
+        )
+    if before.tokenizer != plan.tokenizer:
+        raise UsageError(
+            f"--tokenizer {plan.tokenizer}: {directory} is in the tokens of {before.tokenizer or 'its data'}: keep to "
+            "it, or give another study"
         )
     names = {run.name for run in before.runs}
     added = [run for run in plan.runs if run.name not in names]

@@ -45,7 +45,7 @@ def run(options: Run) -> None:
     import json
 
     from unmask.commands.scaling.overview import OverviewDisplay
-    from unmask.data.manifest import Manifest
+    from unmask.data.packed import read_manifest
     from unmask.scaling import timing
     from unmask.scaling.plan import Plan
     from unmask.scaling.runner import run_plan
@@ -57,7 +57,7 @@ def run(options: Run) -> None:
     plan = Plan.read(options.study)
     if not plan.data:
         raise UsageError(f"{options.study}: its plan names no data: plan it with unmask scaling plan")
-    vocab_size = Manifest.read(Path(plan.data)).vocab_size
+    vocab_size = read_manifest(plan.data, plan.tokenizer).vocab_size
     backend = _backend(plan, options)
     seconds = timing.estimate(plan.runs, timing.read(options.study), vocab_size)
     weights = seconds if len(seconds) == len(plan.runs) else None
