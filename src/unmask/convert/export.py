@@ -24,7 +24,12 @@ from unmask.errors import UnmaskError, UsageError, problems_error, unknown_name
 from unmask.model_directory import Stored
 from unmask.weight_files import Entry
 
-CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Exported:
     """The summary of an export."""
 
     format: str
-    """smdm, llama, qwen2 or qwen3."""
+    """smdm, llama, mistral, qwen2 or qwen3."""
     out: str
     tensors: int
     bytes_written: int
@@ -129,6 +134,12 @@ def to_llama(stored: Stored, out: Path) -> Exported:
         raise UnmaskError(f"{stored.directory}: norms over queries and keys, and biases too: no Llama has both")
     kind = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     notes: list[str] = []
+    if kind == "llama" and config.n_embd % config.n_head:
+        kind = "mistral"
+        notes.append(
+            f"Transformers' Llama refuses {config.n_head} heads at width {config.n_embd}, its Mistral does not: "
+            "written as Mistral without a window, which is the same network"
+        )
     if config.rope_precision != "float32":
         notes.append("the rotary tables were rounded to bfloat16, which Llama can't say: logits differ by about 1e-3")
 
@@ -160,6 +171,8 @@ def to_llama(stored: Stored, out: Path) -> Exported:
         "eos_token_id": eos_id,
         "dtype": str(weights["model.norm.weight"].dtype).removeprefix("torch."),
     }
+    if kind == "mistral":
+        described["sliding_window"] = None
     generation = {"bos_token_id": bos_id, "eos_token_id": eos_id}
     written = _write(out, tensors, {CONFIG: described, "generation_config.json": generation})
     _write_tokenizer(out, stored.tokenizer, config)

@@ -147,9 +147,8 @@ def plan(weights: Weights, file: Path, options: Options) -> Plan:
         "norm_eps": config.get("attention.layer_norm_rms_epsilon", float),
     }
     config.refuse("blk.0.attn_output.bias" in weights.entries, "a bias on the attention's output projection")
-    config.check()
     embedding = weights.entries.get("token_embd.weight")
-    network = ModelConfig(
+    network = config.network(
         **fields,
         n_head=heads,
         head_dim=head_dim,

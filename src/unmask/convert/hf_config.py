@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from unmask.config import ModelConfig
 from unmask.errors import UnmaskError, UsageError
 
 T = TypeVar("T", int, float, bool, str)
@@ -73,17 +74,28 @@ class HfConfig:
 
     def rope_theta(self) -> float:
         """Base of the rotary frequencies; scaled or partial rotary positions are refused."""
-        parameters: Any = self.fields.get("rope_parameters") or self.fields.get("rope_scaling") or {}
+        # in this order as in Transformers
+        parameters: Any = self.fields.get("rope_scaling") or self.fields.get("rope_parameters") or {}
         if not isinstance(parameters, dict):
             self.problems.append(f"rope_parameters {parameters!r} is not a table")
             return 10000.0
         rope = cast("dict[str, Any]", parameters)
+        kinds = [name for name, value in rope.items() if isinstance(value, dict)]
+        self.refuse(kinds, f"rope_parameters of {', '.join(kinds)}")
         kind = rope.get("rope_type", rope.get("type", "default"))
         self.refuse(kind != "default", f"rope scaling {kind!r}")
         share = rope.get("partial_rotary_factor", self.fields.get("partial_rotary_factor", 1.0))
         self.refuse(share != 1.0, f"partial_rotary_factor {share}")
         theta = rope.get("rope_theta")
         return float(theta) if isinstance(theta, int | float) else self.get("rope_theta", float, 10000.0)
+
+    def network(self, **fields: Any) -> ModelConfig:
+        """The network of `fields`. Raises `UnmaskError` with all problems so far, or if no network has such fields."""
+        self.check()
+        try:
+            return ModelConfig(**fields)
+        except UsageError as error:  # about names of ours, but the values are the file's
+            raise UnmaskError(f"{self.where}: {error}") from None
 
     def check(self) -> None:
         """Raise `UnmaskError` with all problems so far."""

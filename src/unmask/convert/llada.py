@@ -63,9 +63,8 @@ def plan(weights: Weights, directory: Path, options: Options) -> Plan:
         "mask_id": config.get("mask_token_id", int),
         "norm_eps": config.get("rms_norm_eps", float, 1e-5),
     }
-    config.check()
     prefix = "model.transformer." if "model.transformer.wte.weight" in weights.entries else "transformer."
-    network = ModelConfig(
+    network = config.network(
         **fields,
         n_head=heads,
         n_embd=width,

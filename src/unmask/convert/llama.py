@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from unmask.config import ModelConfig
 from unmask.convert.hf_config import HfConfig
 from unmask.convert.plan import Options, Piece, Plan, Weights
 from unmask.errors import UsageError
@@ -57,8 +56,7 @@ def _plan(config: HfConfig, weights: Weights, options: Options, mask_id: int | N
         "vocab_size": config.get("vocab_size", int),
         "norm_eps": config.get("rms_norm_eps", float, 1e-6),
     }
-    config.check()
-    network = ModelConfig(
+    network = config.network(
         **fields,
         context_length=context,
         mask_id=mask_id,
