@@ -217,6 +217,7 @@ class LanguageModel:
         settings: likelihood.Settings,
         *,
         on_progress: likelihood.OnProgress | None = None,
+        once: likelihood.Once | None = None,
     ) -> likelihood.Scored:
         """`likelihood.score` of requests in tokens, under this model; of a block-causal one by the chain rule.
 
@@ -236,7 +237,9 @@ class LanguageModel:
             mask_id=self.mask_id,
             causal=self.config.causal,
             device=self.device,
+            vocab_size=self.config.vocab_size,
             on_progress=on_progress,
+            once=once,
         )
 
     def chat_prompt(self, messages: Sequence[Message], template: str = "") -> list[int]:

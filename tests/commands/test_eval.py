@@ -72,6 +72,8 @@ def test_eval_as_json_prints_nothing_else(mdm, data_dir, capsys):
         (("--tasks", "helaswag"), "did you mean 'hellaswag' or"),
         (("--tasks", "race"), "task 'race': no test.jsonl"),
         (("--tasks", "piqa", "--limit", "0"), "--limit 0"),
+        (("--tasks", "piqa", "--offset", "-1"), "--offset -1: must not be negative"),
+        (("--tasks", "boolq,piqa", "--offset", "5"), "--offset 5: task 'boolq' has 5 items"),
         (("--tasks", "piqa", "--guidance", "-1"), "guidance -1.0"),
         (("--tasks", "piqa", "--guidance", "nan"), "guidance nan"),
         (("--tasks", "piqa", "--estimator", "best"), "estimator 'best'"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json as json_format
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -36,7 +38,9 @@ class Options:
     adaptive: float | None = None
     """Stop drawing for options that are more than so many standard errors behind their question's best."""
     limit: int | None = None
-    """Evaluate the first items only."""
+    """Evaluate so many items of each task only, the first ones unless --offset says otherwise."""
+    offset: int = 0
+    """Pass over so many items of each task."""
     num_fewshot: int | None = None
     """Worked examples in each prompt; None leaves it to the task."""
     apply_chat_template: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -58,7 +62,10 @@ class Options:
     model_args: str = ""
     """For hf:, further arguments of the harness's class, such as gguf_file=model.gguf."""
     json: Path | None = None
-    """Write the harness's result with our columns to this file; - prints it instead of the table."""
+    """Write the harness's result with our columns to this file; - prints it instead of the table.
+
+    What is finished is kept beside the file until then: after an interruption the same command goes on from there.
+    """
     log_samples: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Keep every document and answer in the file."""
 
@@ -74,14 +81,35 @@ def run(options: Options) -> None:
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     tasks = tuple(each for name in names for each in (PAPER_TASKS if name == "paper" else (name,)))
     model = make_model(options)
-    job = Run(tasks, options.data_dir, options.limit, options.num_fewshot, options.apply_chat_template)
-    result = evaluate(model, job, name=options.model)
-    if options.json is not None and str(options.json) == "-":
-        print(json_format.dumps(result["unmask"], indent=1, default=str))
-        return
-    if options.json is not None:
+    job = Run(tasks, options.data_dir, options.limit, options.offset, options.num_fewshot, options.apply_chat_template)
+    if options.json is None or str(options.json) == "-":
+        result = evaluate(model, job, name=options.model)
+        if options.json is not None:
+            print(json_format.dumps(result["unmask"], indent=1, default=str))
+            return
+    elif options.model.startswith("hf:"):
+        cache = harness_cache(options, options.json)
+        result = evaluate(model, job, name=options.model, cache=cache)
         write(result, options.json, samples=options.log_samples)
+        for path in cache.parent.glob(f"{cache.name}_rank*.db"):
+            path.unlink()
+    else:
+        with model.keep_in(options.json.with_name(f"{options.json.name}.finished.jsonl")) as finished:
+            if finished.recovered:
+                print(f"{finished.path}: going on with {finished.recovered:,} finished batches", file=sys.stderr)
+            result = evaluate(model, job, name=options.model)
+            write(result, options.json, samples=options.log_samples)
+            finished.remove()
     print_table(result["unmask"])
+
+
+def harness_cache(options: Options, out: Path) -> Path:
+    """Where the harness keeps what a model of its own has answered: a name for each model and its files' state."""
+    name = options.model.removeprefix("hf:")
+    files = sorted(Path(name).iterdir()) if Path(name).is_dir() else []
+    state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.blake2b(repr((name, options.model_args, state)).encode(), digest_size=8).hexdigest()
+    return out.with_name(f"{out.name}.{digest}")
 
 
 def make_model(options: Options) -> Any:

@@ -59,10 +59,12 @@ class Run:
     tasks: tuple[str, ...]
     data_dir: Path | None = None
     limit: int | None = None
+    offset: int = 0
+    """Items of each task that are passed over."""
     num_fewshot: int | None = None
     apply_chat_template: bool = False
     documents: dict[str, list[int]] | None = None
-    """For some tasks the documents to evaluate, in place of the first `limit`."""
+    """For some tasks the documents to evaluate, in place of `limit` and `offset`."""
 
 
 def require_harness() -> None:
@@ -73,15 +75,19 @@ def require_harness() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-def evaluate(model: Any, run: Run, *, name: str = "") -> dict[str, Any]:
+def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None) -> dict[str, Any]:
     """Evaluate an `UnmaskLM`, or any other model of the harness, and return the result.
 
-    Raises `UsageError` on an unknown task, a limit below 1, data that is not there, or no item that can be scored.
+    `cache` is where the harness keeps the finished requests of a model that is not ours; `UnmaskLM.keep_in` is for
+    ours. Raises `UsageError` on an unknown task, a limit below 1, an offset that leaves no item, data that is not
+    there, or no item that can be scored.
     """
     if not run.tasks:
         raise UsageError("--tasks: name at least one task")
     if run.limit is not None and run.limit < 1:
         raise UsageError(f"--limit {run.limit}: must be at least 1 item")
+    if run.offset < 0:
+        raise UsageError(f"--offset {run.offset}: must not be negative")
     if run.num_fewshot is not None and run.num_fewshot < 0:
         raise UsageError(f"--num-fewshot {run.num_fewshot}: must not be negative")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -111,6 +117,7 @@ def evaluate(model: Any, run: Run, *, name: str = "") -> dict[str, Any]:
                     bootstrap_iters=1000,
                     apply_chat_template=run.apply_chat_template,
                     task_manager=no_index,
+                    use_cache=None if cache is None else str(cache),
                 ),
             )
         failed = _failed(ours, documents) if ours is not None else {}
@@ -122,7 +129,7 @@ def evaluate(model: Any, run: Run, *, name: str = "") -> dict[str, Any]:
             if not documents[task]:
                 raise UsageError(f"task {task!r}: no item can be scored: {next(iter(messages.values()))}")
         tasks, _ = load_tasks(run.tasks, run.data_dir)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - begun + (ours.finished.saved_seconds if ours is not None else 0)
     found["unmask"] = {
         "format": FORMAT,
         "model": name or (ours.name if ours else str(model)),
@@ -164,7 +171,9 @@ def read(path: Path) -> dict[str, Any]:
 def _documents(task: str, total: int, run: Run) -> list[int]:
     if run.documents is not None and task in run.documents:
         return list(run.documents[task])
-    return list(range(total if run.limit is None else min(total, run.limit)))
+    if run.offset >= total:
+        raise UsageError(f"--offset {run.offset}: task {task!r} has {total} items: pass over fewer")
+    return list(range(run.offset, total if run.limit is None else min(total, run.offset + run.limit)))
 
 
 def _failed(model: UnmaskLM, documents: dict[str, list[int]]) -> dict[str, dict[int, str]]:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,6 +25,8 @@ from unmask import likelihood
 from unmask.data.chat_template import ChatTemplate
 from unmask.data.conversations import Message, Role
 from unmask.errors import UsageError
+from unmask.evals.finished import Finished, key_of, weights_digest
+from unmask.evals.greedy import GreedyAnswers
 from unmask.language_model import load
 from unmask.likelihood import Request, Settings, decoding
 
@@ -34,8 +37,6 @@ if TYPE_CHECKING:
 
 GENERATED_ROWS = 16
 """Texts that are written at a time, unless the batch size is given."""
-GREEDY_ROWS = 8
-"""Texts that an ARM's greedy answers are read off at a time."""
 SEARCHED_LENGTHS = 8
 """Most tokens of an answer that is searched for without its length."""
 
@@ -124,6 +125,7 @@ class UnmaskLM(TemplateLM):
         self.search_lengths = int(search_lengths)
         self.progress = progress
         self.log = Log()
+        self.finished = Finished()
         self.templated = False
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Record] = {}
         self._device = self.lm.device
@@ -162,9 +164,9 @@ class UnmaskLM(TemplateLM):
         answers: dict[int, tuple[float, bool]] = {}
         for task, indices in by_task.items():
             spent = self.log.spent.setdefault(task, Spent())
-            begun = time.perf_counter()
+            begun = self._clock()
             records = self._score(task, [requests[index] for index in indices], spent)
-            spent.seconds += time.perf_counter() - begun
+            spent.seconds += self._clock() - begun
             for index, record in zip(indices, records, strict=True):
                 request = requests[index]
                 self.log.records[task, int(request.doc_id or 0), request.idx] = record
@@ -185,10 +187,12 @@ class UnmaskLM(TemplateLM):
             task = str(request.task_name)
             tokens = self.tok_encode(str(cast("tuple[str]", request.args)[0]))
             windows = rolling_windows(tokens, self.max_length)
-            begun = time.perf_counter()
-            scored = self.lm.score_tokens([Request(*window) for window in windows], self.settings)
+            begun = self._clock()
+            scored = self.lm.score_tokens(
+                [Request(*window) for window in windows], self.settings, once=self.finished.once
+            )
             spent = self.log.spent.setdefault(task, Spent())
-            spent.seconds += time.perf_counter() - begun
+            spent.seconds += self._clock() - begun
             spent.network_calls += scored.network_calls
             totals.append(sum(estimate.log_likelihood for estimate in scored.estimates))
             self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
@@ -213,30 +217,39 @@ class UnmaskLM(TemplateLM):
             rows = self.settings.batch_size or GENERATED_ROWS
             for start in range(0, len(indices), rows):
                 batch = indices[start : start + rows]
-                begun = time.perf_counter()
+                begun = self._clock()
                 prompts = [self.tok_encode(asked[index][0]) for index in batch]
                 room = self.max_length - new
-                written = self.lm.generate(
-                    [tokens[max(0, len(tokens) - room) :] for tokens in prompts],
-                    max_new_tokens=new,
-                    sampler=self.sampler,
-                    steps=self.steps,
-                    guidance=self.settings.guidance,
-                    temperature=temperature,
-                    seed=self.settings.seed,
-                    batch_size=rows,
-                )
-                spent.seconds += time.perf_counter() - begun
-                for index, tokens, made in zip(batch, prompts, written, strict=True):
+                written = self._written([tokens[max(0, len(tokens) - room) :] for tokens in prompts], new, temperature)
+                spent.seconds += self._clock() - begun
+                for index, tokens, (text, calls) in zip(batch, prompts, written, strict=True):
                     request = requests[index]
-                    spent.network_calls += made.network_calls
-                    texts[index] = _until(made.fills[0], asked[index][1].get("until"))
+                    spent.network_calls += calls
+                    texts[index] = _until(text, asked[index][1].get("until"))
                     self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
-                        network_calls=made.network_calls, truncated=max(0, len(tokens) - room)
+                        network_calls=calls, truncated=max(0, len(tokens) - room)
                     )
                 self._show(f"{task}: {start + len(batch)}/{len(indices)} texts")
         self._show("")
         return texts
+
+    def _written(self, prompts: list[list[int]], new: int, temperature: float) -> list[tuple[str, int]]:
+        """What is written after each prompt, and the network calls."""
+
+        def compute() -> list[tuple[str, int]]:
+            written = self.lm.generate(
+                prompts,
+                max_new_tokens=new,
+                sampler=self.sampler,
+                steps=self.steps,
+                guidance=self.settings.guidance,
+                temperature=temperature,
+                seed=self.settings.seed,
+                batch_size=len(prompts),
+            )
+            return [(made.fills[0], made.network_calls) for made in written]
+
+        return self.finished.once(key_of("written", prompts, new, temperature), compute)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation by the model's template. Raises `UsageError` if it has none.
@@ -284,7 +297,10 @@ class UnmaskLM(TemplateLM):
                 question = int(instance.doc_id or 0) if options[int(instance.doc_id or 0)] > 1 else None
                 waiting[pair] = Request(*pair, question, float(max(1, len(continuation.strip()))))
         scored = self.lm.score_tokens(
-            list(waiting.values()), self.settings, on_progress=lambda done, total: self._show(f"{task}: {done}/{total}")
+            list(waiting.values()),
+            self.settings,
+            on_progress=lambda done, total: self._show(f"{task}: {done}/{total}"),
+            once=self.finished.once,
         )
         spent.network_calls += scored.network_calls
         spent.calls_saved += scored.calls_saved
@@ -307,28 +323,23 @@ class UnmaskLM(TemplateLM):
         todo = [pair for pair in pairs if self._known[pair].greedy is None]
         if not todo:
             return
-        prompts, answers = [pair[0] for pair in todo], [pair[1] for pair in todo]
+        greedy = GreedyAnswers(self.lm, self.settings, self.finished)
         if self.lm.config.causal:
-            for pair, right in zip(todo, self._causal_greedy(todo), strict=True):
-                self._known[pair].greedy = self._known[pair].greedy_searched = right
+            # where an answer has more than half of the probability, each of its tokens has
+            sure = [-self._known[pair].log_likelihood < math.log(2) for pair in todo]
+            found = iter(greedy.causal([pair for pair, is_sure in zip(todo, sure, strict=True) if not is_sure]))
+            for pair, is_sure in zip(todo, sure, strict=True):
+                self._known[pair].greedy = self._known[pair].greedy_searched = is_sure or next(found)
             return
-        arguments: dict[str, Any] = {
-            "mask_id": self.lm.mask_id,
-            "guidance": self.settings.guidance,
-            "device": self.lm.device,
-            "batch_size": self.settings.batch_size,
-        }
-        lengths = [len(answer) for answer in answers]
-        for pair, found in zip(
-            todo, decoding.greedy(self.lm.logits_fn, prompts, lengths, expected=answers, **arguments), strict=True
-        ):
-            self._known[pair].greedy = found.matches
-            spent.network_calls += found.network_calls
+        prompts, answers = [pair[0] for pair in todo], [pair[1] for pair in todo]
+        for pair, given in zip(todo, greedy.of(prompts, list(map(len, answers)), answers), strict=True):
+            self._known[pair].greedy = given.matches
+            spent.network_calls += given.network_calls
         best: dict[int, decoding.Decoded] = {}
         for length in range(1, self.search_lengths + 1):
             fits = [i for i, prompt in enumerate(prompts) if len(prompt) + length <= self.max_length]
-            found = decoding.greedy(self.lm.logits_fn, [prompts[i] for i in fits], [length] * len(fits), **arguments)
-            for index, each in zip(fits, found, strict=True):
+            searched = greedy.of([prompts[i] for i in fits], [length] * len(fits))
+            for index, each in zip(fits, searched, strict=True):
                 spent.network_calls += each.network_calls
                 if index not in best or each.confidence > best[index].confidence:
                     best[index] = each
@@ -337,30 +348,20 @@ class UnmaskLM(TemplateLM):
             if index in best:
                 self._known[pair].greedy_searched = best[index].tokens == answers[index]
 
-    def _causal_greedy(self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[bool]:
-        """Whether each token of an answer is the likeliest after those before it; an ARM needs no length."""
-        unsure: list[int] = []
-        found = [True] * len(pairs)
-        for index, pair in enumerate(pairs):
-            if not -self._known[pair].log_likelihood < math.log(2):  # else each token has more than half
-                unsure.append(index)
-        unsure.sort(key=lambda index: sum(map(len, pairs[index])))
-        rows = self.settings.batch_size or GREEDY_ROWS
-        for start in range(0, len(unsure), rows):
-            batch = unsure[start : start + rows]
-            texts = [[*pairs[index][0], *pairs[index][1]] for index in batch]
-            tokens_BL = torch.zeros(len(batch), len(texts[-1]), dtype=torch.int64)
-            select_BL = torch.zeros(tokens_BL.shape, dtype=torch.bool)
-            for row, (index, text) in enumerate(zip(batch, texts, strict=True)):  # what stands behind changes nothing
-                tokens_BL[row, : len(text)] = torch.tensor(text)
-                select_BL[row, len(pairs[index][0]) : len(text)] = True
-            tokens_BL, select_BL = tokens_BL.to(self.lm.device), select_BL.to(self.lm.device)
-            likeliest_S = self.lm.logits_fn(tokens_BL, select_BL).argmax(dim=1)
-            right_BL = ~select_BL
-            right_BL[select_BL] = likeliest_S == tokens_BL[select_BL]
-            for index, right in zip(batch, cast("list[bool]", right_BL.all(dim=1).tolist()), strict=True):
-                found[index] = right
-        return found
+    def _clock(self) -> float:
+        """Seconds, with those that looked-up results took when they were computed."""
+        return time.perf_counter() + self.finished.saved_seconds
+
+    def keep_in(self, path: Path) -> Finished:
+        """Keep finished requests in a file, and take from it those that the same model with the same settings left."""
+        made_by = {
+            "model": weights_digest(self.lm.model),
+            **{key: value for key, value in vars(self.settings).items() if key != "batch_size"},
+            "sampler": self.sampler,
+            "steps": self.steps,
+        }
+        self.finished = Finished(path, made_by)
+        return self.finished
 
     def _fit(
         self, prompt: tuple[int, ...], continuation: tuple[int, ...]

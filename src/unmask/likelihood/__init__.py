@@ -7,7 +7,7 @@ Plans of several sequences are evaluated together (`rows`), and a figure does no
 from unmask.likelihood.bounds import bound, bounds, causal, chain_rule, chain_rules
 from unmask.likelihood.decoding import Decoded, greedy
 from unmask.likelihood.plans import ESTIMATORS, EXACT_LIMIT, Estimate, Plan, Stratum, count_weight, plan
-from unmask.likelihood.requests import OnProgress, Request, Scored, Settings, score
+from unmask.likelihood.requests import Once, OnProgress, Request, Scored, Settings, score
 
 __all__ = [
     "ESTIMATORS",
@@ -15,6 +15,7 @@ __all__ = [
     "Decoded",
     "Estimate",
     "OnProgress",
+    "Once",
     "Plan",
     "Request",
     "Scored",

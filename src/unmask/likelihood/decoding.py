@@ -20,6 +20,9 @@ from unmask.guidance import classifier_free
 from unmask.likelihood.rows import BatchSize
 from unmask.logits_fn import LogitsFn
 
+CAUSAL_ROWS = 8
+"""Texts that an ARM reads at a time."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -86,6 +89,36 @@ def greedy(
                     found[index] = Decoded(tokens, confidence[row] / steps, calls, expected is not None and right)
             going_B = going_B[goes_on_B]
     return [found[index] for index in range(len(prompts))]
+
+
+@torch.no_grad()
+def are_likeliest(
+    logits_fn: LogitsFn,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+) -> list[bool]:
+    """Whether an ARM's greedy decoding after each prompt gives the answer, from pairs of both.
+
+    Batches are made of neighbours: pairs of similar length should stand together.
+    """
+    found: list[bool] = []
+    rows = batch_size or CAUSAL_ROWS
+    for start in range(0, len(pairs), rows):
+        batch = pairs[start : start + rows]
+        tokens_BL = torch.zeros(len(batch), max(sum(map(len, pair)) for pair in batch), dtype=torch.int64)
+        select_BL = torch.zeros(tokens_BL.shape, dtype=torch.bool)
+        for row, (prompt, answer) in enumerate(batch):  # what stands behind changes nothing
+            end = len(prompt) + len(answer)
+            tokens_BL[row, :end] = torch.tensor([*prompt, *answer])
+            select_BL[row, len(prompt) : end] = True
+        tokens_BL, select_BL = tokens_BL.to(device), select_BL.to(device)
+        likeliest_S = logits_fn(tokens_BL, select_BL).argmax(dim=1)
+        right_BL = ~select_BL
+        right_BL[select_BL] = likeliest_S == tokens_BL[select_BL]
+        found += cast("list[bool]", right_BL.all(dim=1).tolist())
+    return found
 
 
 def reveal_most_confident(logits_fn: LogitsFn, tokens_BL: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,12 @@ from unmask.logits_fn import LogitsFn
 
 OnProgress = Callable[[int, int], None]
 """Called with the requests that are done and all of them."""
+Once = Callable[[str, Callable[[], Any]], Any]
+"""Called with a key and what computes its value, which goes into JSON; may know the value from before."""
 WINDOW = 4096
 """Rows that are planned, and searched for duplicates, at a time."""
+WINDOW_BATCHES = 16
+"""Most batches of such rows: what is lost if the process is killed."""
 PADDING = 1.125
 """Times the length of a batch's shortest request that its longest one may have, for an ARM, but for options of one
 question that are mostly prompt."""
@@ -114,6 +119,7 @@ class _Engine:
     device: torch.device
     batch_size: BatchSize
     on_progress: OnProgress | None
+    once: Once
     total: int
     done: int = 0
 
@@ -128,16 +134,33 @@ class _Engine:
             window.append(index)
             rows += len(plans[index].masks_RK)
             following = order[place + 1] if place + 1 < len(order) else None
-            ends = following is None or rows >= WINDOW
+            positions = rows * lengths[index]
+            ends = following is None or rows >= WINDOW or positions >= WINDOW_BATCHES * self.batch_size.positions
             if following is not None:  # what a causal network reads may be padded on the right, within reason
                 longest = PADDING * lengths[window[0]] if self.causal else lengths[index]
                 ends |= lengths[following] > longest
             if ends:
-                estimates = self._window([requests[i] for i in window], [plans[i] for i in window])
+                estimates = self._finished([requests[i] for i in window], [plans[i] for i in window])
                 for i, estimate in zip(window, estimates, strict=True):
                     found[i] = estimate
                 window, rows = [], 0
         return [estimate for estimate in found if estimate is not None]
+
+    def _finished(self, requests: Sequence[Request], plans: Sequence[Plan]) -> list[Estimate]:
+        """`_window`, or what it gave before: estimates, and the rows that passed through the network."""
+
+        def compute() -> list[Any]:
+            before = self.logits_fn.rows
+            estimates = self._window(requests, plans)
+            return [self.logits_fn.rows - before, [astuple(estimate) for estimate in estimates]]
+
+        before = self.logits_fn.rows
+        rows, estimates = self.once(_key(requests, plans), compute)
+        self.logits_fn.rows = before + rows
+        self.done += len(requests)
+        if self.on_progress is not None:
+            self.on_progress(min(self.done, self.total), self.total)
+        return [Estimate(*each) for each in estimates]
 
     def _window(self, requests: Sequence[Request], plans: Sequence[Plan]) -> list[Estimate]:
         length = max(_length(request) for request in requests)
@@ -161,9 +184,6 @@ class _Engine:
             self.mask_id,
             self.batch_size,
         )
-        self.done += len(requests)
-        if self.on_progress is not None:
-            self.on_progress(min(self.done, self.total), self.total)
         return [plan.estimate(*each) for plan, each in zip(plans, losses, strict=True)]
 
 
@@ -175,13 +195,16 @@ def score(
     mask_id: int,
     causal: bool = False,
     device: torch.device | str = "cpu",
+    vocab_size: int | None = None,
     on_progress: OnProgress | None = None,
+    once: Once | None = None,
 ) -> Scored:
     """The log-likelihood of each request's continuation after its prompt; the same figures as one by one.
 
     `logits_fn` is the bare network; with `causal` that of an ARM, whose likelihoods are exact in one call by "auto",
-    "exact" or "chain". Raises `UsageError` on a request without a continuation, a scored mask token, and for an ARM on
-    guidance or an estimator that masks.
+    "exact" or "chain". Without `vocab_size`, the number of its logits, a first small batch tells it. `once` may keep
+    what is finished; its keys tell everything but network and settings. Raises `UsageError` on a request without a
+    continuation, a scored mask token, and for an ARM on guidance or an estimator that masks.
     """
     settings = settings or Settings()
     device = torch.device(device)
@@ -196,8 +219,9 @@ def score(
         if not request.continuation:
             raise UsageError(f"request {index}: nothing to score: its continuation has no tokens")
     counted = _Counted(logits_fn)
-    batch_size = BatchSize.on(device, settings.batch_size)
-    engine = _Engine(counted, mask_id, settings, causal, device, batch_size, on_progress, len(requests))
+    batch_size = replace(BatchSize.on(device, settings.batch_size), vocab_size=vocab_size)
+    once = once or (lambda _key, compute: compute())
+    engine = _Engine(counted, mask_id, settings, causal, device, batch_size, on_progress, once, len(requests))
     if settings.adaptive is None or causal or settings.estimator in ("chain", "exact"):
         scored = Scored(engine.estimate(requests, [_plan(request, settings, causal) for request in requests]))
     else:
@@ -301,6 +325,14 @@ def _lengths(requests: Sequence[Request], causal: bool) -> list[int]:
     for i in mostly_prompt:
         longest[requests[i].prompt] = max(lengths[i], longest.get(requests[i].prompt, 0))
     return [longest[requests[i].prompt] if i in mostly_prompt else length for i, length in enumerate(lengths)]
+
+
+def _key(requests: Sequence[Request], plans: Sequence[Plan]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for request, each in zip(requests, plans, strict=True):
+        digest.update(repr((request.prompt, request.continuation, tuple(each.masks_RK.shape))).encode())
+        digest.update(each.masks_RK.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _length(request: Request) -> int:
