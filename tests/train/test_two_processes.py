@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.train.runs import losses
-from tests.train.two_processes import RUNS
+from tests.train.two_processes import RUNS, SFT_RUNS, sft_run
 
 import unmask
 from unmask.config import RunConfig
@@ -29,8 +30,22 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of examples of 4 to 40 tokens, so that the rows of a packed batch are many or few, even or odd."""
+    items = [{"prompt": f"{n}:", "completion": "ab" * (18 if n % 7 == 0 else 1 + n * 5 % 7)} for n in range(50)]
+    path = tmp_path_factory.mktemp("conversations") / "varied.json"
+    path.write_text(json.dumps(items))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
 def two(
-    tiny: Tiny, corpus: Path, finished: tuple[Path, list[Record]], tmp_path_factory: pytest.TempPathFactory
+    tiny: Tiny,
+    corpus: Path,
+    finished: tuple[Path, list[Record]],
+    models: dict[str, str],
+    conversations: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """The directory of the runs of two processes, and the results of each process."""
     directory = tmp_path_factory.mktemp("two")
@@ -38,7 +53,11 @@ def two(
         if record.get("step") == 4:
             break  # as good as a kill: the last checkpoint is that of step 3
     shutil.copytree(finished[0], directory / "of-another")
+    for record in train(sft_run(models, conversations, **SFT_RUNS["sft-begun-by-one"]), directory / "sft-begun-by-one"):
+        if record["step"] == 3:
+            break
     script = [str(ROOT / "tests/train/two_processes.py"), str(corpus), str(directory)]
+    script += [models["mdm"], models["arm"], conversations]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     done = subprocess.run([*torchrun, *script], env=environment, capture_output=True, text=True, timeout=300)
@@ -52,9 +71,10 @@ def assert_same_but_for_rounding(records: list[Record], expected: list[Record]) 
     for step, loss in found.items():
         assert loss == pytest.approx(wanted[step], rel=1e-5), step
     end, wanted_end = records[-1], expected[-1]
-    for name in ("loss", "standard_error", "bits_per_byte"):
+    rounded = {"loss", "standard_error", "bits_per_byte", "best_loss"} & wanted_end.keys()
+    for name in rounded:
         assert end[name] == pytest.approx(wanted_end[name], rel=1e-5)
-    for name in wanted_end.keys() - {"loss", "standard_error", "bits_per_byte", "seconds"}:
+    for name in wanted_end.keys() - rounded - {"seconds"}:
         assert end[name] == wanted_end[name]
 
 
@@ -69,6 +89,42 @@ def test_two_processes_give_the_losses_of_one(
     ours = unmask.load(two[0] / name, device="cpu").model.state_dict()
     for key, weight in unmask.load(tmp_path / "one", device="cpu").model.state_dict().items():
         torch.testing.assert_close(ours[key], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in SFT_RUNS if name != "sft-begun-by-one"])
+def test_two_processes_fine_tune_as_one_does(
+    name: str, two: tuple[Path, list[dict[str, Any]]], models: dict[str, str], conversations: str, tmp_path: Path
+) -> None:
+    expected = list(train(sft_run(models, conversations, **SFT_RUNS[name]), tmp_path / "one"))
+    assert_fine_tuned_alike(two[1][0][name], expected, two[0] / name, tmp_path / "one")
+
+
+def test_two_processes_go_on_with_the_packed_rows_and_adapters_that_one_began(
+    two: tuple[Path, list[dict[str, Any]]], models: dict[str, str], conversations: str, tmp_path: Path
+) -> None:
+    name = "sft-begun-by-one"
+    expected = list(train(sft_run(models, conversations, **SFT_RUNS[name]), tmp_path / "one"))
+    assert two[1][0][name][0]["step"] == 2
+    assert_fine_tuned_alike(two[1][0][name], expected, two[0] / name, tmp_path / "one")
+
+
+def assert_fine_tuned_alike(records: list[Record], expected: list[Record], ours: Path, theirs: Path) -> None:
+    """Losses, answers on the way, and the weights of all that is saved, to rounding."""
+    assert records[0]["processes"] == 2
+    assert_same_but_for_rounding(records, expected)
+    shown = {record["step"]: record["samples"] for record in expected if record["kind"] == "sample"}
+    assert {
+        record["step"]: record["samples"] for record in records if record["kind"] == "sample"
+    }.items() <= shown.items()
+    saved = sorted(
+        path.relative_to(theirs) for path in theirs.rglob("*.safetensors") if "checkpoints" not in path.parts
+    )
+    assert len(saved) >= 2
+    for path in saved:
+        found, wanted = load_file(ours / path), load_file(theirs / path)
+        assert found.keys() == wanted.keys()
+        for key, weight in wanted.items():
+            torch.testing.assert_close(found[key], weight, rtol=1e-5, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
 def test_two_processes_in_bfloat16_are_as_near_to_one_as_its_rounding(
