@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from unmask import llama_names, weight_files
 from unmask.config import ModelConfig, from_dict
-from unmask.data import digests
 from unmask.data.no_tokenizer import NoTokenizer
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UnmaskError, UsageError
@@ -50,6 +50,14 @@ class Stored:
     """Under the names that Llama has in Transformers, see `unmask.llama_names`."""
     converted_from: str | None = None
     """The format of the checkpoint that it was converted from."""
+
+    def digest(self) -> str:
+        """What tells these weights from others, in whatever files they are: the SHA-256 of names and numbers."""
+        hashed = hashlib.sha256()
+        for name in sorted(self.weights):
+            hashed.update(name.encode())
+            hashed.update(self.weights[name].contiguous().view(torch.uint8).numpy().tobytes())
+        return hashed.hexdigest()
 
 
 def save(
@@ -133,12 +141,6 @@ def short_name(path: str | Path) -> str:
     """What to call the model in `path`: by its folder, or by the run that it is in."""
     path = Path(path).resolve()
     return path.parent.name if path.name == "model" else path.name
-
-
-def digest(path: str | Path) -> str:
-    """What tells the weights in `path` from others: 16 digits of their files' SHA-256."""
-    files = sorted(find(Path(path)).glob("*.safetensors"))
-    return hashlib.sha256("".join(digests.sha256_files(files)).encode()).hexdigest()[:16]
 
 
 def check_vocabulary(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import unmask
+from unmask import model_directory
 from unmask.cli import main
 from unmask.config import ModelConfig
 from unmask.convert import Options, convert, export
@@ -110,6 +111,11 @@ def test_ours_to_llama_to_transformers_is_bit_for_bit_the_same(kind, fields, tmp
     assert again.config == lm.config
     for name, tensor in load_file(tmp_path / "back" / "model.safetensors").items():
         assert torch.equal(tensor, ours[name])
+    digests = [model_directory.read(tmp_path / name).digest() for name in ("ours", "back")]
+    assert digests[0] == digests[1]
+    lm.model.norm.weight.data[0] += 1
+    lm.save(tmp_path / "ours")
+    assert model_directory.read(tmp_path / "ours").digest() != digests[0]
 
 
 def test_the_exported_tokenizer_scores_text_as_ours_does(tmp_path):
@@ -127,6 +133,25 @@ def test_the_exported_tokenizer_scores_text_as_ours_does(tmp_path):
     assert model.generation_config.eos_token_id == tokenizer.eos_id
     convert("hf", tmp_path / "llama", tmp_path / "back")
     assert unmask.load(tmp_path / "back", "cpu").tokenizer.bos_id == tokenizer.bos_id
+
+
+CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+
+
+def test_a_chat_template_is_exported_and_comes_back(tmp_path):
+    build(tmp_path / "ours", tokenizers.byte_level().with_chat_template(CHAT), causal=True)
+    for _ in range(2):  # the second replaces the first
+        export("llama", tmp_path / "ours", tmp_path / "llama")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "llama")
+    chat = [{"role": "user", "content": "Hello"}]
+    assert theirs.apply_chat_template(chat, tokenize=False) == "[user] Hello\n"
+    convert("hf", tmp_path / "llama", tmp_path / "back")
+    assert unmask.load(tmp_path / "back", "cpu").tokenizer.chat_template == CHAT
+    build(tmp_path / "masked", tokenizers.byte_level().with_chat_template(CHAT))
+    export("smdm", tmp_path / "masked", tmp_path / "smdm")
+    convert("smdm", tmp_path / "smdm", tmp_path / "masked-back")
+    assert unmask.load(tmp_path / "masked-back", "cpu").tokenizer.chat_template == CHAT
+    export("smdm", tmp_path / "masked", tmp_path / "smdm")
 
 
 def test_what_a_format_has_no_place_for_is_named(tmp_path):

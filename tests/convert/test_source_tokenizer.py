@@ -80,12 +80,21 @@ def test_vocabulary_and_merges_in_two_files(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\nt h\nth e\n")
     tokens = {str(258 + n): {"content": name, "special": True} for n, name in enumerate(("<|endoftext|>", "<|mask|>"))}
     named = {"tokenizer_class": "DreamTokenizer", "eos_token": "<|endoftext|>", "mask_token": "<|mask|>"}
+    named["chat_template"] = "{{ messages }}"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**named, "added_tokens_decoder": tokens}))
     tokenizer = source_tokenizer.read(tmp_path)
     assert (tokenizer.mask_id, tokenizer.eos_id, tokenizer.bos_id) == (259, 258, None)
     assert tokenizer.encode("the")[0] == 257
+    assert tokenizer.chat_template == "{{ messages }}"
     fitted, shape = source_tokenizer.fitted(tokenizer, config(272, 259), "x")
     assert (fitted.mask_id, shape.padded_rows) == (259, 12)
+
+
+@pytest.mark.parametrize("mask_id", [None, 259, 270], ids=["none", "inside", "in the padding"])
+def test_the_chat_template_stays_whatever_is_done_to_the_tokenizer(mask_id, tmp_path):
+    folder = of_elsewhere(tmp_path, ("<|begin|>", "<|m|>"), "<|begin|>", chat_template="{{ messages }}")
+    fitted, _ = source_tokenizer.fitted(source_tokenizer.read(folder), config(272, mask_id), "x")
+    assert (fitted.chat_template, fitted.bos_id) == ("{{ messages }}", None)
 
 
 def test_no_tokenizer_is_none(tmp_path):

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from unmask.config import ModelConfig
-from unmask.data.tokenizer import BOS, MASK, Tokenizer
+from unmask.data.tokenizer import BOS, MASK, Tokenizer, chat_template_beside
 from unmask.errors import UnmaskError
 from unmask.model_directory import tokenizer_rows
 
@@ -68,14 +68,14 @@ def without_unused_bos(tokenizer: Tokenizer) -> Tokenizer:
         return tokenizer
     if backend.token_to_id(BOS) == tokenizer.bos_id:  # one of ours, which puts it there without saying so
         return tokenizer
-    return _wrapped(backend, None, tokenizer.eos_id, backend.id_to_token(tokenizer.mask_id))
+    return _wrapped(backend, tokenizer, None, backend.id_to_token(tokenizer.mask_id))
 
 
 def _with_mask_at(tokenizer: Tokenizer, mask_id: int, where: str) -> Tokenizer:
     backend = without_mask(tokenizer)
     rows = max(backend.get_vocab(with_added_tokens=True).values()) + 1
     if mask_id < rows and mask_id not in (tokenizer.bos_id, tokenizer.eos_id):
-        return _wrapped(backend, tokenizer.bos_id, tokenizer.eos_id, backend.id_to_token(mask_id))
+        return _wrapped(backend, tokenizer, tokenizer.bos_id, backend.id_to_token(mask_id))
     if not 0 <= mask_id - rows <= rows // LARGEST_PADDING:
         raise UnmaskError(
             f"{where}: the network's mask token is {mask_id} and its tokenizer has {rows} tokens: "
@@ -83,13 +83,15 @@ def _with_mask_at(tokenizer: Tokenizer, mask_id: int, where: str) -> Tokenizer:
         )
     unused = [f"<|unused_{row}|>" for row in range(rows, mask_id)]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in [*unused, MASK]])
-    return _wrapped(backend, tokenizer.bos_id, tokenizer.eos_id, MASK)
+    return _wrapped(backend, tokenizer, tokenizer.bos_id, MASK)
 
 
-def _wrapped(backend: tokenizers.Tokenizer, bos_id: int | None, eos_id: int | None, mask: str | None) -> Tokenizer:
+def _wrapped(backend: tokenizers.Tokenizer, source: Tokenizer, bos_id: int | None, mask: str | None) -> Tokenizer:
     bos = None if bos_id is None else backend.id_to_token(bos_id)
-    eos = None if eos_id is None else backend.id_to_token(eos_id)
-    return Tokenizer(backend, bos=bos, eos=eos, mask=mask)
+    eos = None if source.eos_id is None else backend.id_to_token(source.eos_id)
+    tokenizer = Tokenizer(backend, bos=bos, eos=eos, mask=mask)
+    tokenizer.chat_template = source.chat_template
+    return tokenizer
 
 
 def _from_vocabulary_and_merges(directory: Path) -> Tokenizer:
@@ -108,4 +110,6 @@ def _from_vocabulary_and_merges(directory: Path) -> Tokenizer:
         value = named.get(key)
         name = value.get("content") if isinstance(value, dict) else value  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         names.append(name if isinstance(name, str) and backend.token_to_id(name) is not None else None)
-    return Tokenizer(backend, bos=names[0], eos=names[1], mask=names[2])
+    tokenizer = Tokenizer(backend, bos=names[0], eos=names[1], mask=names[2])
+    tokenizer.chat_template = chat_template_beside(path)
+    return tokenizer

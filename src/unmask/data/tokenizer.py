@@ -102,7 +102,7 @@ class Tokenizer:
         # A config that names no mask token may still come with a vocabulary that has one.
         mask = names["mask_token"] or _first_present(backend, MASK_NAMES)
         tokenizer = cls(backend, bos=names["bos_token"], eos=names["eos_token"], mask=mask)
-        tokenizer.chat_template = _chat_template(path)
+        tokenizer.chat_template = chat_template_beside(path)
         return tokenizer
 
     def with_chat_template(self, source: str) -> Tokenizer:
@@ -354,7 +354,7 @@ def _configured_names(path: Path) -> dict[str, str | None]:
     return names
 
 
-def _chat_template(path: Path) -> str | None:
+def chat_template_beside(path: Path) -> str | None:
     """The chat template that belongs to the tokenizer file `path`: a file of its own, or in its config."""
     own = path.with_name("chat_template.jinja")
     if own.is_file():

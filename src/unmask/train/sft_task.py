@@ -5,7 +5,6 @@ What is read, validated on and shown is here; `unmask.train.sft_batches` has the
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ class SftTask:
             "formats": found.formats,
             "too_long": found.too_long,
             "broken": len(found.broken),
-            **({"base": _digest(source)} if run.lora_rank else {}),
+            **({"base": source.digest()} if run.lora_rank else {}),
         }
         order = Order(
             train.lengths_N,
@@ -195,15 +194,6 @@ class SftValidation:
             raise world.told_once(UnmaskError(f"the loss on {SPLIT!r} is {found['loss']}: lower --learning-rate"))
         del found["tokens"]  # in a record, `tokens` are those of the training
         return {"split": SPLIT, **found}
-
-
-def _digest(source: Stored) -> str:
-    """The SHA-256 of the weights."""
-    hashed = hashlib.sha256()
-    for name in sorted(source.weights):
-        hashed.update(name.encode())
-        hashed.update(source.weights[name].contiguous().view(torch.uint8).numpy().tobytes())
-    return hashed.hexdigest()
 
 
 def _warnings(run: SftConfig, found: examples.Read) -> list[str]:

@@ -116,7 +116,7 @@ def _origin(options: Answers, lm: LanguageModel, questions: str) -> Origin:
         model=model_directory.short_name(options.model),
         kind="arm" if lm.config.causal else "mdm",
         params=lm.config.params,
-        weights=model_directory.digest(options.model),
+        weights=model_directory.read(options.model).digest()[:16],
         label=_label(lm, options, given),
         device=lm.device.type,
         machine=machine.describe(),
