@@ -25,6 +25,7 @@ import json
 import math
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from sampling import peak_flops
@@ -36,7 +37,9 @@ from unmask.config import ModelConfig
 from unmask.evals.offline import load_tasks
 from unmask.layers import head_logits
 from unmask.likelihood import Request, Settings
+from unmask.logits_fn import PADDING
 from unmask.model import Transformer
+from unmask.network_logits import MaskedLogits
 from unmask.sizes import FAMILY
 
 TASKS = ("hellaswag", "piqa", "boolq", "lambada_openai")
@@ -121,13 +124,15 @@ def _table_mc(lm: unmask.LanguageModel, request: Request, draws: int, generator:
 @torch.no_grad()
 def timed(model: Transformer, requests: list[Request], samples: int, draws: int, mask_id: int) -> dict:
     """Processor seconds of both."""
-    likelihood.score(model, requests[:1], Settings("auto", 2), mask_id=mask_id)  # the first pass is no measure
+    ours_fn = MaskedLogits(model, skip_padding=True)
+    known = {"mask_id": mask_id, "vocab_size": model.config.vocab_size, "pads": True}
+    likelihood.score(ours_fn, requests[:1], Settings("auto", 2), **known)  # the first pass is no measure
     begun = time.process_time()
     for index, request in enumerate(requests):
         reference(model, request, mask_id, BATCH, seeding.generator(0, "timing", index))
     theirs = (time.process_time() - begun) * draws / BATCH
     begun = time.process_time()
-    scored = likelihood.score(model, requests, Settings("auto", samples), mask_id=mask_id)
+    scored = likelihood.score(ours_fn, requests, Settings("auto", samples), **known)
     ours = time.process_time() - begun
     return {
         "requests": len(requests),
@@ -146,20 +151,24 @@ class InParts:
 
     def __init__(self, model: Transformer) -> None:
         self.model, self.seconds, self.flops = model, {"network": 0.0, "head": 0.0}, {"network": 0, "head": 0}
+        self.logits_fn = MaskedLogits(model, skip_padding=True)
 
-    @torch.no_grad()
-    def __call__(self, tokens_BL: torch.Tensor, select_BL: torch.Tensor) -> torch.Tensor:
+    def head(self, hidden_SD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
         begun = time.process_time()
-        hidden_SD = self.model.hidden(tokens_BL, select_BL)
-        between = time.process_time()
-        logits_SV = head_logits(hidden_SD, self.model.head_weight)
-        self.seconds["head"] += time.process_time() - between
-        self.seconds["network"] += between - begun
-        (rows, length), selected, config = tokens_BL.shape, int(select_BL.sum()), self.model.config
+        logits_SV = head_logits(hidden_SD, head_VD)
+        self.seconds["head"] += time.process_time() - begun
+        return logits_SV
+
+    def __call__(self, tokens_BL: torch.Tensor, select_BL: torch.Tensor) -> torch.Tensor:
+        begun, head = time.process_time(), self.seconds["head"]
+        with mock.patch("unmask.model.head_logits", self.head):
+            logits_SV = self.logits_fn(tokens_BL, select_BL)
+        self.seconds["network"] += time.process_time() - begun - (self.seconds["head"] - head)
+        there, selected, config = int((tokens_BL != PADDING).sum()), int(select_BL.sum()), self.model.config
         width, inner = config.n_embd, config.intermediate_size
-        keys_values, others = 2 * width**2, 2 * width**2 + 3 * width * inner + 2 * length * width
+        keys_values, others = 2 * width**2, 2 * width**2 + 3 * width * inner + 2 * tokens_BL.shape[1] * width
         everywhere = (config.n_layer - 1) * (keys_values + others) + keys_values
-        self.flops["network"] += 2 * (rows * length * everywhere + selected * others)
+        self.flops["network"] += 2 * (there * everywhere + selected * others)
         self.flops["head"] += 2 * selected * width * config.vocab_size
         return logits_SV
 
@@ -173,7 +182,8 @@ def breakdown(model: Transformer, requests: list[Request], samples: int, mask_id
     drawing = time.process_time() - begun
     parts = InParts(model)
     begun = time.process_time()
-    likelihood.score(parts, requests, Settings("auto", samples), mask_id=mask_id)
+    known = {"mask_id": mask_id, "vocab_size": model.config.vocab_size, "pads": True}
+    likelihood.score(parts, requests, Settings("auto", samples), **known)
     seconds = time.process_time() - begun
     each = {"masks": drawing, **parts.seconds}
     each["rest"] = seconds - sum(each.values())
@@ -203,6 +213,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--size", default="19M")
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--items", type=int, default=3)
     parser.add_argument("--timed-items", type=int, default=2, help="the first of these, for the speed")
     parser.add_argument("--repeats", type=int, default=5)
@@ -210,6 +221,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    machine.keep_freed_memory()  # as `unmask eval` does; it is to the good of both
     lm = unmask.load(options.model, device="cpu")
     size = FAMILY[options.size]
     config = ModelConfig(
@@ -224,10 +236,10 @@ def main() -> None:
     )
     network = Transformer(config).eval()
     network.init_weights(seeding.generator(0, "init"))
-    tasks, _ = load_tasks(TASKS, options.data_dir)
+    tasks, _ = load_tasks(options.tasks, options.data_dir)
     peak = peak_flops()
     rows = []
-    for name, task in zip(TASKS, tasks, strict=True):
+    for name, task in zip(options.tasks, tasks, strict=True):
         requests = requests_of(lm, task, options.items)
         row = {"task": name, **equal_error(lm, requests, options.reference_draws, options.repeats)}
         few = [request for request in requests if request.question < options.timed_items]

@@ -75,7 +75,7 @@ class LanguageModel:
         """The network as a `LogitsFn`: position i's logits predict token i, for an ARM from the tokens before it."""
         if self.config.causal:
             return CausalLogits(self.model, self.tokenizer.bos_id, share_prefixes=True)
-        return MaskedLogits(self.model)
+        return MaskedLogits(self.model, skip_padding=True)
 
     def save(self, directory: str | Path) -> None:
         """Write a model directory in Hugging Face layout that `load` opens."""
@@ -238,6 +238,7 @@ class LanguageModel:
             causal=self.config.causal,
             device=self.device,
             vocab_size=self.config.vocab_size,
+            pads=True,
             on_progress=on_progress,
             once=once,
         )

@@ -14,7 +14,10 @@ from torch import Tensor
 from unmask.kv_cache import KVCache
 from unmask.logits_fn import PADDING
 from unmask.model import Transformer
-from unmask.shared_prefixes import WORTHWHILE, PrefixTree
+from unmask.shared_prefixes import WORTHWHILE, PrefixTree, SharedKeys
+
+MOSTLY_THERE = 0.95
+"""Share of a batch that is no padding from which on computing the padding too is faster than leaving it out."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,20 @@ class MaskedLogits:
     """A network trained with masks as a `LogitsFn`."""
 
     model: Transformer
+    skip_padding: bool = False
+    """Compute nothing of padding; not for a sharded network."""
 
     @torch.no_grad()
     def __call__(self, tokens_BL: Tensor, select_BL: Tensor | None = None, /) -> Tensor:
         """The network's rows, which predict the tokens at their own positions."""
         there_BL = tokens_BL != PADDING
-        return self.model(tokens_BL, select_BL, present_BL=None if there_BL.all() else there_BL)
+        there = int(there_BL.sum())
+        if there == there_BL.numel():
+            return self.model(tokens_BL, select_BL)
+        if self.skip_padding and select_BL is not None and there < MOSTLY_THERE * there_BL.numel():
+            place_BL = (there_BL.flatten().cumsum(dim=0).view(there_BL.shape) - 1).clamp(min=0)
+            return self.model.recompute(tokens_BL, there_BL, select_BL, SharedKeys(place_BL), present_BL=there_BL)
+        return self.model(tokens_BL, select_BL, present_BL=there_BL)
 
     @property
     def block_length(self) -> int | None:

@@ -56,7 +56,7 @@ class PrefixTree:
         owner_S = self.owner_BL[row_S, position_S]
         own_BL = torch.zeros_like(select_BL)
         own_BL[owner_S, position_S] = True
-        cache = _SharedKeys(self._place(self.compute_BL))
+        cache = SharedKeys(self._place(self.compute_BL))
         logits = model.recompute(tokens_BL, self.compute_BL, own_BL, cache)
         return logits if own_BL.equal(select_BL) else logits[self._place(own_BL)[row_S, position_S]]
 
@@ -66,10 +66,11 @@ class PrefixTree:
         return place_BL.gather(0, self.owner_BL).clamp(min=0)
 
 
-class _SharedKeys:
+class SharedKeys:
     """The keys and values of the computed positions of one block, for all rows that have them in common."""
 
     def __init__(self, place_BT: Tensor) -> None:
+        """`place_BT` is where each position's stand among the computed ones."""
         self._place_BT = place_BT
 
     def put(self, layer: int, where: Selection, keys_NKE: Tensor, values_NKE: Tensor) -> None:

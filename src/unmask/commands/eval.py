@@ -137,9 +137,10 @@ def make_model(options: Options) -> Any:
             raise UnmaskError(
                 f"{options.model}: no model that Transformers opens ({reason}): check its name"
             ) from error
+    from unmask import machine
     from unmask.evals.harness import UnmaskLM
 
-    return UnmaskLM(
+    model = UnmaskLM(
         options.model,
         guidance=options.guidance,
         estimator=options.estimator,
@@ -153,6 +154,9 @@ def make_model(options: Options) -> Any:
         steps=options.steps,
         search_lengths=options.search_lengths,
     )
+    if model.lm.device.type == "cpu":
+        machine.keep_freed_memory()
+    return model
 
 
 def print_table(summary: dict[str, Any]) -> None:

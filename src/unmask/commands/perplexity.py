@@ -64,6 +64,7 @@ def run(options: Options) -> None:
 
     from rich.console import Console
 
+    from unmask import machine
     from unmask.commands.progress import progress
     from unmask.data.reading import find_sources
     from unmask.evals import held_out
@@ -72,6 +73,8 @@ def run(options: Options) -> None:
     begun = time.perf_counter()
     sources = find_sources(options.texts) if corpus is None else []
     lm = load(options.model, options.device)
+    if lm.device.type == "cpu":
+        machine.keep_freed_memory()
     context = lm.config.context_length
     if options.length > context:
         raise UsageError(f"--length {options.length}: more than the model's context of {context} tokens")

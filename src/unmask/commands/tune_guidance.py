@@ -48,6 +48,7 @@ def run(options: Options) -> None:
     from unmask.evals.evaluate import require_harness
 
     require_harness()
+    from unmask import machine
     from unmask.evals.tuning import Tuning, tune
     from unmask.language_model import load
 
@@ -63,8 +64,11 @@ def run(options: Options) -> None:
         options.seed,
         options.batch_size,
     )
+    lm = load(options.model, options.device)
+    if lm.device.type == "cpu":
+        machine.keep_freed_memory()
     found = tune(
-        load(options.model, options.device),
+        lm,
         tuning,
         name=options.model,
         on_step=lambda text: print(text, file=sys.stderr, flush=True),

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask import logits_fn as logits_functions
 from unmask import seeding
 from unmask.errors import UsageError, unknown_name
 from unmask.guidance import classifier_free
@@ -37,6 +38,8 @@ WINDOW_BATCHES = 16
 PADDING = 1.125
 """Times the length of a batch's shortest request that its longest one may have, for an ARM, but for options of one
 question that are mostly prompt."""
+SKIPPED_PADDING = 1.5
+"""The same for a network that computes nothing of padding but its share of the attention."""
 FIRST_STAGE = 8
 """Part of the draws after which adaptive stopping looks for the first time."""
 
@@ -120,6 +123,7 @@ class _Engine:
     batch_size: BatchSize
     on_progress: OnProgress | None
     once: Once
+    pads: bool
     total: int
     done: int = 0
 
@@ -136,9 +140,9 @@ class _Engine:
             following = order[place + 1] if place + 1 < len(order) else None
             positions = rows * lengths[index]
             ends = following is None or rows >= WINDOW or positions >= WINDOW_BATCHES * self.batch_size.positions
-            if following is not None:  # what a causal network reads may be padded on the right, within reason
-                longest = PADDING * lengths[window[0]] if self.causal else lengths[index]
-                ends |= lengths[following] > longest
+            if following is not None:
+                padding = PADDING if self.causal else SKIPPED_PADDING if self.pads else 1
+                ends |= lengths[following] > padding * lengths[window[0]]
             if ends:
                 estimates = self._finished([requests[i] for i in window], [plans[i] for i in window])
                 for i, estimate in zip(window, estimates, strict=True):
@@ -164,7 +168,8 @@ class _Engine:
 
     def _window(self, requests: Sequence[Request], plans: Sequence[Plan]) -> list[Estimate]:
         length = max(_length(request) for request in requests)
-        tokens_BL = torch.zeros(len(requests), length, dtype=torch.int64)
+        # what stands behind a text changes nothing for a causal network
+        tokens_BL = torch.full((len(requests), length), 0 if self.causal else logits_functions.PADDING)
         scored_BL = torch.zeros(len(requests), length, dtype=torch.bool)
         prompt_BL = torch.zeros(len(requests), length, dtype=torch.bool)
         for b, request in enumerate(requests):
@@ -196,15 +201,17 @@ def score(
     causal: bool = False,
     device: torch.device | str = "cpu",
     vocab_size: int | None = None,
+    pads: bool = False,
     on_progress: OnProgress | None = None,
     once: Once | None = None,
 ) -> Scored:
     """The log-likelihood of each request's continuation after its prompt; the same figures as one by one.
 
     `logits_fn` is the bare network; with `causal` that of an ARM, whose likelihoods are exact in one call by "auto",
-    "exact" or "chain". Without `vocab_size`, the number of its logits, a first small batch tells it. `once` may keep
-    what is finished; its keys tell everything but network and settings. Raises `UsageError` on a request without a
-    continuation, a scored mask token, and for an ARM on guidance or an estimator that masks.
+    "exact" or "chain". Without `vocab_size`, the number of its logits, a first small batch tells it. `pads`: it knows
+    `PADDING`, so texts of different lengths may share a batch. `once` may keep what is finished; its keys tell
+    everything but network and settings. Raises `UsageError` on a request without a continuation, a scored mask token,
+    and for an ARM on guidance or an estimator that masks.
     """
     settings = settings or Settings()
     device = torch.device(device)
@@ -221,7 +228,7 @@ def score(
     counted = _Counted(logits_fn)
     batch_size = replace(BatchSize.on(device, settings.batch_size), vocab_size=vocab_size)
     once = once or (lambda _key, compute: compute())
-    engine = _Engine(counted, mask_id, settings, causal, device, batch_size, on_progress, once, len(requests))
+    engine = _Engine(counted, mask_id, settings, causal, device, batch_size, on_progress, once, pads, len(requests))
     if settings.adaptive is None or causal or settings.estimator in ("chain", "exact"):
         scored = Scored(engine.estimate(requests, [_plan(request, settings, causal) for request in requests]))
     else:
