@@ -160,8 +160,9 @@ def test_tune_guidance_prints_what_was_chosen_and_writes_all(mdm, data_dir, tmp_
     assert len(found["tried"]) == 2
 
 
-def test_compare_refuses_what_is_no_result(tmp_path, capsys):
-    (tmp_path / "a.json").write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"unmask": 3}', '{"unmask": {"format": "another"}}'])
+def test_compare_refuses_what_is_no_result(tmp_path, capsys, text):
+    (tmp_path / "a.json").write_text(text)
     status, _, err = unmask(capsys, "compare", tmp_path / "a.json")
     assert status == 2
     assert "not a result of unmask eval" in err

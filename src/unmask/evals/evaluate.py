@@ -163,7 +163,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such file: unmask eval MODEL --json {path} makes one") from None
     except ValueError as error:
         raise UnmaskError(f"{path}: not JSON ({error}): evaluate again") from None
-    if not isinstance(result, dict) or cast("dict[str, Any]", result).get("unmask", {}).get("format") != FORMAT:
+    ours = cast("dict[str, Any]", result).get("unmask") if isinstance(result, dict) else None
+    if not isinstance(ours, dict) or cast("dict[str, Any]", ours).get("format") != FORMAT:
         raise UsageError(f"{path}: not a result of unmask eval: give its --json file")
     return cast("dict[str, Any]", result)
 
