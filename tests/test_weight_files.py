@@ -81,8 +81,15 @@ def test_missing_shards_are_named(sharded):
     with pytest.raises(UnmaskError, match=f"1 of its 3 shards are missing: {gone.name}"):
         read(sharded.parent)
     sharded.unlink()
-    with pytest.raises(UnmaskError, match="shards 2 of 3 are missing"):
+    with pytest.raises(UnmaskError, match="of 3 shards these are missing: 2: get them too"):
         read(sharded.parent)
+
+
+def test_shards_of_two_checkpoints_are_not_one(tmp_path):
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00003.safetensors"):
+        save_file(WEIGHTS, tmp_path / name)
+    with pytest.raises(UnmaskError, match="holds shards of 2 and of 3: keep the files of one checkpoint apart"):
+        read(tmp_path)
 
 
 def test_an_index_that_lies_or_reaches_outside_is_refused(sharded):
@@ -138,7 +145,7 @@ def test_other_things_than_plain_weights_are_named(tmp_path):
     with pytest.raises(UnmaskError, match="holds no tensors"):
         read(tmp_path / "none.pth")
     save_file({"q": torch.ones(3, dtype=torch.int8)}, tmp_path / "q.safetensors")
-    with pytest.raises(UnmaskError, match="q is of type I8: quantised weights are not read"):
+    with pytest.raises(UnmaskError, match="q is of type I8, so no weight, or a quantised one"):
         read(tmp_path / "q.safetensors")
     (tmp_path / "x.onnx").write_bytes(b"x")
     with pytest.raises(UsageError, match=r"x\.onnx: not a weight file by its name"):

@@ -328,10 +328,14 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
+"""What the value of a field may be, by its annotation."""
+
+
 def from_dict(cls: type[T], fields: dict[str, Any], source: str) -> T:
     """Build the config dataclass `cls` from `fields` read from `source`.
 
-    Raises `UsageError` that names `source` and every field that is unknown or missing.
+    Raises `UsageError` that names `source` and every field that is unknown, missing, or of another type.
     """
     known = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     problems = [f"unknown field {name!r}" for name in fields if name not in known]
@@ -339,6 +343,9 @@ def from_dict(cls: type[T], fields: dict[str, Any], source: str) -> T:
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if name not in fields and not optional:
             problems.append(f"missing field {name!r}")
+        kinds = PLAIN_TYPES.get(str(field.type))
+        if name in fields and kinds is not None and type(fields[name]) not in kinds:
+            problems.append(f"{name} {fields[name]!r} must be of type {field.type}")
     if problems:
         raise UsageError(f"{source}: " + "; ".join(problems))
     return cls(**fields)

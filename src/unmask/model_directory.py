@@ -165,10 +165,13 @@ def tokenizer_rows(config: ModelConfig, tokenizer: Tokenizer) -> int:
 
 
 def fitting_weights(stored: Stored) -> dict[str, Tensor]:
-    """The stored weights as the `state_dict` of the network that they belong to.
+    """The stored weights as the `state_dict` of the network that they belong to; errors as `check_weights`."""
+    check_weights(stored)
+    return llama_names.from_llama(stored.weights, stored.config)
 
-    Raises `UnmaskError` for the first of them that does not fit.
-    """
+
+def check_weights(stored: Stored) -> None:
+    """Raise `UnmaskError` for the first of the stored weights that does not fit the network."""
     where, weights = stored.directory / WEIGHTS, stored.weights
     expected = llama_names.shapes(stored.config)
     for name, shape in expected.items():
@@ -184,7 +187,6 @@ def fitting_weights(stored: Stored) -> dict[str, Tensor]:
             raise UnmaskError(
                 f"{where}: {name} belongs to no part of the network of {CONFIG}: restore both from a copy"
             )
-    return llama_names.from_llama(weights, stored.config)
 
 
 def _model_type(path: Path) -> str | None:

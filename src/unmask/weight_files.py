@@ -174,7 +174,9 @@ def _indexed(index: Path) -> WeightFiles:
         raise UnmaskError(f"{index}: names files outside its folder ({_some(outside)}): refused")
     missing = [file for file in files if not (index.parent / file).is_file()]
     if missing:
-        raise UnmaskError(f"{index}: {len(missing)} of its {len(files)} shards are missing: {_some(missing)}")
+        raise UnmaskError(
+            f"{index}: {len(missing)} of its {len(files)} shards are missing: {_some(missing)}: get them too"
+        )
     return WeightFiles([index.parent / file for file in sorted(files)], files)
 
 
@@ -190,9 +192,14 @@ def _complete_shards(files: list[Path]) -> list[Path]:
         totals.add(int(match[2]))
     if not files:
         return []
+    if len(totals) > 1:
+        counts = " and of ".join(map(str, sorted(totals)))
+        raise UnmaskError(f"{files[0].parent}: holds shards of {counts}: keep the files of one checkpoint apart")
     missing = [number for number in range(1, max(totals) + 1) if number not in numbers]
-    if missing or len(totals) > 1:
-        raise UnmaskError(f"{files[0].parent}: shards {_some(map(str, missing))} of {max(totals)} are missing")
+    if missing:
+        raise UnmaskError(
+            f"{files[0].parent}: of {max(totals)} shards these are missing: {_some(map(str, missing))}: get them too"
+        )
     return [numbers[number] for number in sorted(numbers)]
 
 
@@ -207,8 +214,8 @@ def _entries(file: Path) -> dict[str, Entry]:
                 dtype = DTYPES.get(part.get_dtype())
                 if dtype is None:
                     raise UnmaskError(
-                        f"{file}: {name} is of type {part.get_dtype()}: quantised weights are not read, "
-                        f"give a checkpoint in {', '.join(DTYPES)}"
+                        f"{file}: {name} is of type {part.get_dtype()}, so no weight, or a quantised one, which is not "
+                        f"read: give a checkpoint in {', '.join(DTYPES)}"
                     )
                 found[name] = Entry(tuple(part.get_shape()), dtype)
     except safetensors.SafetensorError as error:
@@ -287,7 +294,8 @@ def _damaged(file: Path, error: Exception) -> UnmaskError:
         if opened.read(len(GIT_LFS)) == GIT_LFS:
             return UnmaskError(f"{file}: a pointer of Git LFS, not the weights: get them with git lfs pull")
     lines = str(error).splitlines() or [type(error).__name__]
-    return UnmaskError(f"{file}: damaged or cut short ({lines[0]}): restore it from a copy")
+    reason = lines[0].partition(". ")[0].rstrip(".")  # torch goes on at length
+    return UnmaskError(f"{file}: damaged or cut short ({reason}): restore it from a copy")
 
 
 def _some(names: Iterable[str]) -> str:

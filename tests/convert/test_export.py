@@ -154,6 +154,25 @@ def test_a_chat_template_is_exported_and_comes_back(tmp_path):
     export("smdm", tmp_path / "masked", tmp_path / "smdm")
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"n_layer": 1}, r"model\.layers\.1\.input_layernorm\.weight belongs to no part of the network"),
+        ({"n_layer": 3}, r"lacks model\.layers\.2"),
+        ({"intermediate_size": 64}, r"gate_proj\.weight is \(48, 32\), and config\.json asks for \(64, 32\)"),
+        ({"n_embd": "32"}, r"config\.json: n_embd '32' must be of type int"),
+        ({"causal": 1}, r"config\.json: causal 1 must be of type bool"),
+    ],
+)
+def test_a_model_whose_config_contradicts_its_weights_is_not_exported(fields, words, tmp_path):
+    build(tmp_path / "ours", causal=True)
+    path = tmp_path / "ours" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(UnmaskError, match=words):
+        export("llama", tmp_path / "ours", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_a_format_has_no_place_for_is_named(tmp_path):
     build(tmp_path / "masked", qk_norm=True, rope_theta=5e5, shifted=True)
     with pytest.raises(UnmaskError, match=r"norms over queries and keys: .*; a shift by one: .*; rope_theta 500000"):

@@ -136,6 +136,12 @@ def test_a_config_that_contradicts_the_tensors_is_named(fields, words, source, t
         convert("hf", source, tmp_path / "out")
 
 
+def test_a_number_of_heads_that_the_config_denies_is_refused(source, tmp_path):
+    assert convert("hf", source, tmp_path / "out", Options(num_heads=4)).config.n_head == 4
+    with pytest.raises(UnmaskError, match="--num-heads 2 contradicts num_attention_heads 4: leave it out"):
+        convert("hf", source, tmp_path / "other", Options(num_heads=2))
+
+
 def test_other_kinds_of_models_are_usage_errors(source, tmp_path):
     changed(source, model_type="gpt2")
     with pytest.raises(UsageError, match="model_type 'gpt2' is not one of llama"):
@@ -143,6 +149,9 @@ def test_other_kinds_of_models_are_usage_errors(source, tmp_path):
     for other in ("llada", "dream"):
         with pytest.raises(UsageError, match="name another format"):
             convert(other, source, tmp_path / "out")
+    (tmp_path / "x.gguf").touch()
+    with pytest.raises(UsageError, match=r"x\.gguf: a file of llama\.cpp: open it as gguf, not as hf"):
+        convert("hf", tmp_path / "x.gguf", tmp_path / "out")
     (source / "config.json").write_text("{")
     with pytest.raises(UnmaskError, match=r"config\.json: not JSON"):
         convert("hf", source, tmp_path / "out")

@@ -85,6 +85,8 @@ def test_a_description_beside_the_weights_is_read_and_held_against_them(tmp_path
     config = convert("smdm", tmp_path, tmp_path / "out").config
     assert (config.n_head, config.context_length, config.norm_eps) == (6, 64, 1e-6)
     assert config.rope_precision == "float32"
+    with pytest.raises(UsageError, match=r"--num-heads 3: .*lit_config.json says 6: leave it out"):
+        convert("smdm", tmp_path, tmp_path / "out", Options(num_heads=3))
     (tmp_path / "lit_config.json").write_text(json.dumps({**said, "n_layer": 3, "n_query_groups": 6}))
     with pytest.raises(UnmaskError, match=r"lit_config.json: contradicts the weights: n_layer 3, where .* have 2"):
         convert("smdm", tmp_path, tmp_path / "out")
@@ -107,4 +109,6 @@ def test_what_is_missing_superfluous_or_misshapen_is_named(tmp_path):
         r"transformer\.h\.1\.attn\.proj\.weight is \(48, 40\), where .* asks for \(48, 48\)",
     )
     refused({**named, "transformer.wte.weight": torch.ones(60, 48)}, "60 rows and the head 37")
+    gate = next(name for name in named if name.startswith("transformer.h.0.mlp."))
+    refused({name: tensor for name, tensor in named.items() if name != gate}, f"no matrix {gate}")
     refused({"bert.weight": torch.ones(2, 2)}, r"no matrix transformer\.wte\.weight")

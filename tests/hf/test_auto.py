@@ -280,9 +280,25 @@ def test_wrong_arguments_of_generate_are_named(mdm, tmp_path):
         model.generate(prompt_BL, sampler="confidnce")
     with pytest.raises(UsageError, match="more than the context of 40"):
         model.generate(prompt_BL, max_new_tokens=38)
+    with pytest.raises(UsageError, match="guidence, num_beams: unknown to the sampler 'confidence'"):
+        model.generate(prompt_BL, max_new_tokens=4, num_beams=3, guidence=0.5)
+    model.generate(prompt_BL, max_new_tokens=4, sampler="remask", min_p=0.1, eta=0.1)
+    for wrong, words in (
+        (prompt_BL[0], r"torch.int64 of shape \(3,\): give whole numbers of shape \(rows, length\)"),
+        (prompt_BL.float(), r"torch.float32 of shape \(1, 3\)"),
+        (prompt_BL + 300, "hold the token 301, and the model has 284: use its own tokenizer"),
+        (prompt_BL - 2, "hold the token -1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            model.generate(wrong, max_new_tokens=4)
+
+
+def test_a_model_of_the_other_kind_is_refused_with_the_class_to_load_it_by(mdm, tmp_path):
     build(causal=True).save(tmp_path)
     with pytest.raises(UsageError, match="no mask token: load it with AutoModelForCausalLM"):
-        AutoModelForMaskedLM.from_pretrained(tmp_path).generate(prompt_BL)
+        AutoModelForMaskedLM.from_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="load it with AutoModelForMaskedLM"):
+        AutoModelForCausalLM.from_pretrained(mdm[1])
 
 
 CAUSAL = {

@@ -25,9 +25,9 @@ class Options:
 
     format: Annotated[Literal["smdm", "llada", "dream", "hf", "gguf"], tyro.conf.Positional]
     """What the source is."""
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """A file of weights, or a folder with all shards."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Model directory to write."""
     num_heads: int | None = None
     """Query heads, where nothing beside the tensors tells (smdm of no named size)."""

@@ -19,9 +19,9 @@ class Options:
     queries and keys as Qwen3). smdm: for the code of the paper, and lit-gpt.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model directory, or directory of a training run."""
-    out: Annotated[Path, tyro.conf.Positional]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder to write."""
     to: Literal["llama", "smdm"]
     """Format."""

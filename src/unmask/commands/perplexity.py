@@ -28,7 +28,7 @@ class Options:
     last window may be shorter; nothing is left out. Masks are the same for every model with the same seed.
     """
 
-    model: Annotated[Path, tyro.conf.Positional]
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model directory, or directory of a training run."""
     texts: tyro.conf.Positional[tuple[str, ...]]
     """Files or folders as for `unmask prepare`, or one corpus that it prepared, or token files of lit-gpt, Megatron or

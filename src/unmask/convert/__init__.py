@@ -51,6 +51,8 @@ def convert(
         raise unknown_name("format", source_format, FORMATS)
     if not source.exists():
         raise UsageError(f"{source}: no such file or folder: give a checkpoint")
+    if source.suffix == ".gguf" and source_format != "gguf":
+        raise UsageError(f"{source}: a file of llama.cpp: open it as gguf, not as {source_format}")
     check_out(out, source if source.is_dir() else source.parent)
     plan, weights, asks = _planned(source_format, source, options or Options())
     return carry_out(plan, weights, out, source_format=source_format, where=str(source), asks=asks, on_tensor=on_tensor)

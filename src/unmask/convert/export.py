@@ -59,9 +59,7 @@ def export(target: str, model: str | Path, out: str | Path, command: str | None 
         raise UsageError(f"{out}: is the model itself: give another folder for the result")
     if out.exists() and (not out.is_dir() or any(path.name not in OURS for path in out.iterdir())):
         raise UsageError(f"{out}: holds other things: give another folder for the result")
-    missing = [name for name in llama_names.shapes(stored.config) if name not in stored.weights]
-    if missing:
-        raise UnmaskError(f"{stored.directory}: lacks {missing[0]}: restore its weights from a copy")
+    model_directory.check_weights(stored)
     exported = TARGETS[target](stored, out)
     card = model_card.of(stored, command=command, notes=exported.notes)
     (out / "README.md").write_text(card, encoding="utf-8")

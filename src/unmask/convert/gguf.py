@@ -127,7 +127,7 @@ def plan(weights: Weights, file: Path, options: Options) -> Plan:
         )
     parts = {name.removeprefix(f"{architecture}."): value for name, value in metadata.items()}
     config = HfConfig(parts, where)
-    heads = options.num_heads or config.get("attention.head_count", int)
+    heads = config.heads("attention.head_count", options.num_heads)
     width = config.get("embedding_length", int)
     head_dim = config.get("attention.key_length", int, width // heads if heads else 0)
     rotary = config.get("rope.dimension_count", int, head_dim)

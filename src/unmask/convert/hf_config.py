@@ -62,6 +62,15 @@ class HfConfig:
         """A whole number that may be missing or null."""
         return None if self.fields.get(name) is None else self.get(name, int)
 
+    def heads(self, name: str, given: int | None) -> int:
+        """The field `name`, the number of query heads; a number `given` may stand for a missing one alone."""
+        if given is None:
+            return self.get(name, int)
+        said = self.get(name, int, given)
+        if said != given:
+            self.problems.append(f"--num-heads {given} contradicts {name} {said}: leave it out")
+        return said
+
     def refuse(self, condition: object, feature: str) -> None:
         """Note that the source has a `feature` that our network has not."""
         if condition:

@@ -48,7 +48,7 @@ def plan(weights: Weights, directory: Path, options: Options) -> Plan:
     config.only("activation_type", ["silu"])
     config.only("layer_norm_type", ["rms"])
     config.refuse(config.fields.get("layer_norm_with_affine", True) is False, "layer_norm_with_affine false")
-    heads = options.num_heads or config.get("n_heads", int)
+    heads = config.heads("n_heads", options.num_heads)
     one_key = config.get("multi_query_attention", bool, False)
     width = config.get("d_model", int)
     vocabulary = config.get("vocab_size", int)

@@ -44,7 +44,7 @@ def _plan(config: HfConfig, weights: Weights, options: Options, mask_id: int | N
     theta = config.rope_theta()
     context = options.context_length or config.get("max_position_embeddings", int, CONTEXT)
     _refuse_what_is_not_ours(config, weights, context)
-    heads = options.num_heads or config.get("num_attention_heads", int)
+    heads = config.heads("num_attention_heads", options.num_heads)
     tied = config.get("tie_word_embeddings", bool, False)
     fields: dict[str, Any] = {
         "n_layer": config.get("num_hidden_layers", int),

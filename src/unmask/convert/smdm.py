@@ -59,7 +59,9 @@ def plan(weights: Weights, directory: Path, options: Options) -> Plan:
     head = entry_of(entries, "lm_head.weight", where)
     fused = entry_of(entries, "transformer.h.0.attn.attn.weight", where)
     gate = entries.get("transformer.h.0.mlp.swiglu.w1.weight")
-    gate = gate or entry_of(entries, "transformer.h.0.mlp.fc_1.weight", where)
+    if gate is None:
+        lit = any(".mlp.fc_" in name for name in entries)
+        gate = entry_of(entries, f"transformer.h.0.{'mlp.fc_1' if lit else 'mlp.swiglu.w1'}.weight", where)
     width, inner, vocab = embedding.shape[1], gate.shape[0], head.shape[0]
     masks = embedding.shape[0] - vocab
     if masks not in (0, 1):
@@ -68,7 +70,10 @@ def plan(weights: Weights, directory: Path, options: Options) -> Plan:
             "more than its head, an autoregressive one as many"
         )
     notes: list[str] = []
-    heads = _heads(options.num_heads, said.get("n_head"), (layers, width, inner), fused, where, notes)
+    given = options.num_heads
+    if given is not None and said.get("n_head", given) != given:
+        raise UsageError(f"--num-heads {given}: {sidecar} says {said['n_head']}: leave it out, or take the file away")
+    heads = _heads(given, said.get("n_head"), (layers, width, inner), fused, where, notes)
     head_dim = width // heads
     groups = (fused.shape[0] // head_dim - heads) // 2
     precision: RopePrecision | None = options.rope_precision or said.get("rope_cos_sin")

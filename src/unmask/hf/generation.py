@@ -73,8 +73,11 @@ class DiffusionGeneration:
         end-of-text token becomes `pad_token_id`, or the end of text itself.
         """
         config, mask_id = self.config, self.config.mask_id
-        if mask_id is None:
-            raise UsageError("generate: this model has no mask token: load it with AutoModelForCausalLM")
+        assert mask_id is not None  # no network but a causal one goes without
+        unknown = sorted(options.keys() - samplers.options_of(sampler, options.get("inner")) - {"min_p"})
+        if unknown:
+            raise UsageError(f"generate: {', '.join(unknown)}: unknown to the sampler {sampler!r}: leave out")
+        _check_ids(input_ids, self.model.config.embedding_rows)
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens {max_new_tokens}: must be at least 1")
         eos_token_id = getattr(config, "eos_token_id", None) if eos_token_id is None else eos_token_id
@@ -121,6 +124,18 @@ class DiffusionGeneration:
         if not return_dict_in_generate:
             return sequences_BL
         return DiffusionOutput(sequences=sequences_BL, tokens_per_forward=kept_B / calls_B.clamp(min=1))
+
+
+def _check_ids(input_ids: Tensor, rows: int) -> None:
+    """Raise `UsageError` for what is no batch of tokens of an embedding of `rows` rows."""
+    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+        raise UsageError(
+            f"input_ids: {input_ids.dtype} of shape {tuple(input_ids.shape)}: give whole numbers of shape (rows, "
+            "length)"
+        )
+    if input_ids.numel() and (input_ids.min() < 0 or input_ids.max() >= rows):
+        strange = input_ids.max() if input_ids.max() >= rows else input_ids.min()
+        raise UsageError(f"input_ids: hold the token {strange}, and the model has {rows}: use its own tokenizer")
 
 
 def _drafts(streamer: Any, start: int) -> Callable[[Step], None] | None:

@@ -89,7 +89,12 @@ class UnmaskPreTrainedModel(PreTrainedModel):
 
 
 class UnmaskForMaskedLM(DiffusionGeneration, UnmaskPreTrainedModel):
-    """A masked diffusion model, or another that was trained with masks."""
+    """A masked diffusion model, or another that was trained with masks. Raises `UsageError` for another one."""
+
+    def __init__(self, config: UnmaskConfig) -> None:
+        if config.causal:
+            raise UsageError("this model is autoregressive and has no mask token: load it with AutoModelForCausalLM")
+        super().__init__(config)
 
     def forward(
         self,
@@ -108,7 +113,12 @@ class UnmaskForMaskedLM(DiffusionGeneration, UnmaskPreTrainedModel):
 
 
 class UnmaskForCausalLM(UnmaskPreTrainedModel, GenerationMixin):
-    """An autoregressive model, which `generate` runs with a cache."""
+    """An autoregressive model, which `generate` runs with a cache. Raises `UsageError` for a masked one."""
+
+    def __init__(self, config: UnmaskConfig) -> None:
+        if not config.causal:
+            raise UsageError("this model is no autoregressive one: load it with AutoModelForMaskedLM")
+        super().__init__(config)
 
     def forward(
         self,
