@@ -5,20 +5,27 @@ It says what the run directory around the model recorded, and says so where noth
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
 from unmask import records
-from unmask.config import ModelConfig
+from unmask.config import ModelConfig, RunConfig
 from unmask.model_directory import Stored
 from unmask.records import Record
+from unmask.scaling.launch import field_arguments
 
 SETTINGS = (
     *("objective", "size", "steps", "batch_size", "length", "seed", "learning_rate", "final_learning_rate"),
-    *("weight_decay", "beta1", "beta2", "clip", "short_share", "mask_eps", "weighting", "precision"),
+    *("warmup_steps", "parametrization", "base_size", "weight_decay", "beta1", "beta2", "clip", "short_share"),
+    *("mask_eps", "weighting", "precision"),
 )
 """Fields of a run's config that the card shows."""
+OF_MASKS = ("short_share", "mask_eps", "weighting")
+"""Those among them that a causal network has no use for."""
+CONVENTIONS = {"6nd": "6 N D, without embeddings", "full": "attention and head counted"}
 
 
 def of(stored: Stored, *, command: str | None = None, notes: list[str] | None = None) -> str:
@@ -42,10 +49,12 @@ def of(stored: Stored, *, command: str | None = None, notes: list[str] | None = 
     ]
     run = stored.directory.parent
     recorded = records.read(run / "metrics.jsonl") if (run / "metrics.jsonl").is_file() else []
-    lines += ["", "## Training", "", *_training(recorded, run, stored.converted_from)]
+    settings = _settings(run / "config.json") if recorded else {}
+    lines += ["", "## Training", "", *_training(recorded, settings, config, stored.converted_from)]
     lines += ["", "## Quality", "", *_quality(recorded)]
-    if command is not None:
-        lines += ["", "## Made by", "", "```", command, "```"]
+    commands = [each for each in (_train_command(settings, run.name), command) if each is not None]
+    if commands:
+        lines += ["", "## Made by", "", "```", *commands, "```"]
     if notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"
@@ -69,24 +78,42 @@ def _network(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _training(recorded: list[Record], run: Path, converted_from: str | None) -> list[str]:
+def _training(
+    recorded: list[Record], settings: dict[str, Any], config: ModelConfig, converted_from: str | None
+) -> list[str]:
     start = next((record for record in recorded if record.get("kind") == "start"), None)
     if start is None:
         if converted_from is not None:
             return [f"Not trained here: converted from a checkpoint in the format `{converted_from}`."]
         return ["Not recorded: the model was found without its run directory."]
     end = next((record for record in recorded if record.get("kind") == "end"), start)
+    corpus = f"corpus {str(start.get('corpus', 'unknown'))[:12]}"
+    if settings.get("data"):  # of paths the name alone: where it was is nobody's business
+        corpus = f"`{Path(str(settings['data'])).name}`, {corpus}"
+    convention = CONVENTIONS.get(str(end.get("flop_convention", start.get("flop_convention"))), "unknown convention")
     rows: dict[str, Any] = {
-        "data": f"corpus {str(start.get('corpus', 'unknown'))[:12]}, {start.get('train_tokens', 0):,} training tokens",
+        "data": f"{corpus}, {start.get('train_tokens', 0):,} training tokens",
         "tokens seen": f"{end.get('tokens', start.get('tokens', 0)):,.0f}",
-        "budget": f"{end.get('flops', start.get('flops', 0.0)):.3g} FLOPs (6ND)",
+        "budget": f"{end.get('flops', start.get('flops', 0.0)):.3g} FLOPs ({convention})",
         "machine": start.get("machine", "unknown"),
     }
-    settings = _settings(run / "config.json")
-    if settings.get("init_from"):  # the name alone: where it was is nobody's business
+    if settings.get("init_from"):
         rows["started from"] = Path(str(settings["init_from"])).name
-    rows |= {name: settings[name] for name in SETTINGS if settings.get(name) not in (None, "")}
+    shown = [name for name in SETTINGS if not (config.causal and name in OF_MASKS)]
+    rows |= {name: settings[name] for name in shown if settings.get(name) not in (None, "")}
     return _table(rows)
+
+
+def _train_command(settings: dict[str, Any], name: str) -> str | None:
+    """What trained the run `name` from nothing, as far as its recipe is known to be the plain one."""
+    if not settings.get("data") or settings.get("init_from"):
+        return None
+    plain = dataclasses.asdict(RunConfig())
+    given = {key: value for key, value in settings.items() if key in plain and value != plain[key]}
+    given["data"] = Path(str(settings["data"])).name
+    if any(isinstance(value, dict | list | tuple) for value in given.values()):
+        return None
+    return shlex.join(["unmask", "train", "pretrain", *field_arguments(given), "--out", name])
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -107,8 +134,12 @@ def _quality(recorded: list[Record]) -> list[str]:
     what = "an upper bound on the negative log-likelihood" if last.get("bound") else "the exact negative log-likelihood"
     return [
         f"{last['loss']:.4f}{known} nats per token on the split `{last.get('split', 'valid')}` "
-        f"({last['bits_per_byte']:.4f} bits per byte), {what}."
+        f"({last['bits_per_byte']:.4f} bits per byte{_windows(last)}), {what}."
     ]
+
+
+def _windows(record: Record) -> str:
+    return f", {record['windows']:,} windows" if record.get("windows") else ""
 
 
 def _table(rows: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import lit_gpt
 import pytest
@@ -10,14 +11,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import unmask
+from train.runs import tiny_run, write_corpus
 from unmask import model_directory
 from unmask.cli import main
 from unmask.config import ModelConfig
 from unmask.convert import Options, convert, export
 from unmask.data import tokenizer as tokenizers
+from unmask.data.source import Corpus
 from unmask.errors import UnmaskError, UsageError
 from unmask.language_model import LanguageModel
 from unmask.model import Transformer
+from unmask.train.loop import train
 
 
 def build(directory, tokenizer=None, dtype=torch.float32, **fields):
@@ -229,6 +233,34 @@ def test_the_card_says_what_the_run_recorded(tmp_path, capsys):
     assert str(tmp_path) not in card
     assert "/some/where" not in card
     assert "| size |" not in card
+
+
+@pytest.mark.parametrize("objective", ["mdm", "arm"])
+def test_the_card_of_a_trained_model_has_its_data_budget_bound_and_the_command_that_trains_it_again(
+    objective, tmp_path, monkeypatch, capsys
+):
+    corpus = write_corpus(tmp_path)
+    run = tiny_run(corpus, steps=3, objective=objective)
+    end = list(train(run, tmp_path / "run"))[-1]
+    export("smdm", tmp_path / "run", tmp_path / "out", "unmask export run out --to smdm")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for words in (
+        f"| data | `corpus`, corpus {Corpus.open(corpus).digest[:12]}, ",
+        "| tokens seen | 384 |",
+        f"| budget | {end['flops']:.3g} FLOPs (6 N D, without embeddings) |",
+        f"{end['loss']:.4f} ± {end['standard_error']:.4f} nats per token on the split `valid` ",
+        " bits per byte, 10 windows), " + ("an upper bound" if objective == "mdm" else "the exact"),
+        "\nunmask export run out --to smdm\n",
+    ):
+        assert words in card
+    assert ("mask_eps" in card) == (objective == "mdm")
+    assert str(tmp_path) not in card
+    (command,) = [line for line in card.splitlines() if line.startswith("unmask train")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").rename(tmp_path / "before")
+    assert main(shlex.split(command)[1:]) == 0
+    again = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert again["loss"] == end["loss"]
 
 
 def test_the_card_of_a_converted_model_says_so(tmp_path, capsys):
