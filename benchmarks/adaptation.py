@@ -59,7 +59,7 @@ def main() -> None:
             short_share=0.0,
             validation_windows=options.windows,
             validation_draws=1,
-            validate_every=max(1, options.steps // 2),
+            validate_every=max(1, options.steps // 5),
             log_every=1,
             checkpoint_every=10**6,
             tensorboard=False,
@@ -86,7 +86,7 @@ def main() -> None:
             ),
             f"{options.small}, new": dataclasses.replace(
                 run, init_from="", size=options.small, steps=steps, batch_size=16, learning_rate=options.rates[2],
-                validate_every=max(1, steps // 8), log_every=max(1, steps // 50),
+                validate_every=max(1, steps // 5), log_every=max(1, steps // 50),
             ),
         }  # fmt: skip
         found = {"machine": machine.describe(), "versions": machine.versions(), "flops": flops, "runs": {}}

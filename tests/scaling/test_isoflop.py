@@ -221,3 +221,10 @@ def test_some_runs_on_limited_data_do_not_touch_the_laws_of_new_data():
     whole = [dataclasses.replace(point, unique_tokens=1e12) for point in synthetic.points(BUDGETS, noise=0.005)]
     some = [dataclasses.replace(point, loss=point.loss + 0.2, unique_tokens=1e5) for point in whole[:2]]
     assert fit_isoflop([*whole, *some], bootstrap=50).objectives == fit_isoflop(whole, bootstrap=50).objectives
+
+
+def test_many_budgets_that_are_left_out_are_counted_and_not_listed():
+    budgets = [1e12 * 2**step for step in range(12)]
+    fit = fit_isoflop([*synthetic.points([1e10, 1e11, 4e11], sizes=5), *synthetic.points(budgets, sizes=2)])
+    notes = fit.objectives["mdm"].notes
+    assert "12 budgets from 1e+12 to 2.05e+15 FLOPs are left out of the laws: fewer than three sizes." in notes

@@ -16,6 +16,9 @@ from unmask.scaling.parabola import Minimum
 from unmask.scaling.run_noise import Noise
 from unmask.scaling.saturating import fit_saturating_law
 
+BUDGETS_NAMED = 8
+"""In one sentence; of more their number and range."""
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -115,4 +118,6 @@ def _budgets(flops: Sequence[float]) -> str:
     told = [f"{each:.3g}" for each in flops]
     if len(told) == 1:
         return f"The budget of {told[0]} FLOPs is"
+    if len(told) > BUDGETS_NAMED:
+        return f"{len(told)} budgets from {told[0]} to {told[-1]} FLOPs are"
     return f"The budgets of {', '.join(told[:-1])} and {told[-1]} FLOPs are"

@@ -71,7 +71,7 @@ class Plan:
     question: str = ""
     """What is asked, for the report."""
     measure: bool = True
-    """Measure some steps on this machine for the hours."""
+    """Whether some steps are measured on this machine, for the hours."""
     dry_run: bool = False
     """Print the table and write nothing."""
     json: bool = False
