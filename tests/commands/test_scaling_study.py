@@ -138,10 +138,16 @@ def test_rates_of_a_study_follow_width_and_depth_unless_it_says_otherwise(corpus
     def settings(study):
         return [dict(run.settings) for run in Plan.read(study).runs]
 
-    completep = {"parametrization": "completep", "base_size": "33K", "learning_rate": 0.01}
+    completep = {"parametrization": "completep", "base_size": "33K", "learning_rate": 0.004}
     assert planned(tmp_path / "plain", corpus) == 0
     assert settings(tmp_path / "plain") == [completep] * 3
-    assert "follow width and depth from 0.01 at 33K" in capsys.readouterr().out
+    assert "follow width and depth from 0.004 at 33K" in capsys.readouterr().out
+    assert planned(tmp_path / "both", corpus, objectives=("mdm", "arm")) == 0
+    assert {run.objective: run.settings["learning_rate"] for run in Plan.read(tmp_path / "both").runs} == {
+        "mdm": 0.004,
+        "arm": 0.016,
+    }
+    assert "from 0.004 (MDM) and 0.016 (ARM) at 33K" in capsys.readouterr().out
     assert planned(tmp_path / "rate", corpus, "--learning-rates", "0.02") == 0
     assert settings(tmp_path / "rate") == [{**completep, "learning_rate": 0.02}] * 3
     assert planned(tmp_path / "one", corpus, "--set", "parametrization=standard") == 0

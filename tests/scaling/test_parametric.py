@@ -218,3 +218,21 @@ def test_the_result_is_plain_json_with_the_agreed_names():
 def test_too_few_runs_are_refused(points, told):
     with pytest.raises(UsageError, match=told):
         fit_parametric(points)
+
+
+def test_an_objective_with_too_few_runs_is_named_and_the_others_are_fitted():
+    few = [dataclasses.replace(point, objective="mdm") for point in LAW.points()[:3]]
+    fit = fit_parametric([*LAW.points(), *few], bootstrap=0)
+    assert list(fit.objectives) == ["arm"]
+    assert fit.points == len(LAW.points())
+    assert fit.unfit == {"mdm": "mdm has 3 runs: five parameters take at least 6; add runs"}
+    assert fit.to_dict()["unfit"] == fit.unfit
+
+
+def test_runs_that_repeat_their_data_are_left_to_the_law_of_repeats():
+    points = LAW.points()
+    worn = [dataclasses.replace(point, loss=point.loss + 5, unique_tokens=point.tokens / 50) for point in points[:4]]
+    fit, alone = fit_parametric([*points, *worn], bootstrap=0), fit_parametric(points, bootstrap=0)
+    law = fit.objectives["arm"]
+    assert (law.E, law.A, law.B) == (alone.objectives["arm"].E, alone.objectives["arm"].A, alone.objectives["arm"].B)
+    assert "4 runs that repeat their data are left out: --method repeated is for those." in law.notes

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -175,6 +176,23 @@ def test_predict_fits_a_csv_on_the_spot(tmp_path, capsys):
     assert cli.main(["scaling", "predict", str(path), "--flops", "1e20", "--bootstrap", "50", "--json", "-"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["predictions"][0]["objectives"]["arm"]["params"] == pytest.approx(LAW.best_params(1e20), rel=0.2)
+
+
+def test_predict_names_an_objective_with_too_few_runs_and_answers_for_the_others(tmp_path, capsys):
+    path = tmp_path / "points.csv"
+    few = [dataclasses.replace(point, objective="mdm") for point in LAW.points()[:3]]
+    write_csv([*LAW.points(), *few], path)
+    assert cli.main(["scaling", "predict", str(path), "--flops", "1e20", "--bootstrap", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "Without a law: mdm has 3 runs: five parameters take at least 6; add runs." in printed
+    assert "ARM" in printed
+
+
+def test_a_loss_below_the_floor_of_a_law_is_reached_by_no_compute(tmp_path, capsys):
+    path = tmp_path / "points.csv"
+    write_csv([*LAW.points(), *dataclasses.replace(LAW, E=LAW.E + 2).points(objective="mdm")], path)
+    assert cli.main(["scaling", "predict", str(path), "--flops", "1e22", "--bootstrap", "0"]) == 0
+    assert "no compute takes the MDM to the loss of the ARM, by this law" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

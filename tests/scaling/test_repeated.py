@@ -12,8 +12,8 @@ import pytest
 from synthetic_law import Law
 from unmask.errors import UsageError
 from unmask.scaling import fit_repeated_data
-from unmask.scaling.points import Point
-from unmask.scaling.repeated import epochs, has_risen, repeated_loss
+from unmask.scaling.points import Point, epochs
+from unmask.scaling.repeated import has_risen, repeated_loss
 from unmask.scaling.repeating import Repeating
 
 RUNS = Path(__file__).parents[2] / "../shared/reference/scaling/datablations_c4_runs.csv"

@@ -11,7 +11,7 @@ from unmask.report.markup import decimals, interval, name_of, power, text
 from unmask.scaling import numbers, series
 from unmask.scaling.isoflop import IsoflopFit
 from unmask.scaling.laws import ComputeGap
-from unmask.scaling.repeated import epochs
+from unmask.scaling.points import epochs
 from unmask.scaling.study import Study
 
 

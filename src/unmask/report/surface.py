@@ -8,23 +8,16 @@ nothing fixes what a repeat is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from unmask.errors import UsageError
 from unmask.report.markup import decimals, interval, name_of, paragraph, power, table, text
 from unmask.scaling import numbers
-from unmask.scaling.parametric import ParametricFit, ParametricLaw, check_enough, fit_parametric
-from unmask.scaling.points import Point, by_objective
-from unmask.scaling.repeated import (
-    NAMES,
-    ONE_EPOCH,
-    RepeatedFit,
-    check_repeating,
-    epochs,
-    fit_repeated_data,
-    without_risen,
-)
+from unmask.scaling.parametric import ParametricFit, ParametricLaw, fit_parametric
+from unmask.scaling.points import ONE_EPOCH, Point, epochs
+from unmask.scaling.repeated import NAMES, RepeatedFit, fit_repeated_data
 from unmask.scaling.repeats import against_freshest
 
 
@@ -42,32 +35,28 @@ class Surfaces:
 
 def fit_surfaces(points: Sequence[Point], *, bootstrap: int, seed: int) -> Surfaces:
     """Fit what can be fitted. An objective that has too few runs for a law is named, the others are fitted."""
-    unfit_parametric, unfit_repeated = list[str](), list[str]()
     fresh = [point for point in points if epochs(point) <= ONE_EPOCH]
-    parametric_points, repeated_points = list[Point](), list[Point]()
-    for name, group in by_objective(fresh).items():
-        try:
-            check_enough(name, group, "points")
-            parametric_points += group
-        except UsageError as error:
-            unfit_parametric.append(_reason(error))
     varied = {first.objective for first, _ in against_freshest(points)}
-    for name, group in by_objective(point for point in points if point.objective in varied).items():
-        try:
-            check_repeating(name, without_risen(group), None, "points")
-            repeated_points += group
-        except UsageError as error:
-            unfit_repeated.append(_reason(error))
-    return Surfaces(
-        fit_parametric(parametric_points, bootstrap=bootstrap, seed=seed) if parametric_points else None,
-        fit_repeated_data(repeated_points, bootstrap=bootstrap, seed=seed) if repeated_points else None,
-        tuple(unfit_parametric),
-        tuple(unfit_repeated),
-    )
+    repeating = [point for point in points if point.objective in varied]
+    parametric, unfit_parametric = _fit(fit_parametric, fresh, bootstrap, seed)
+    repeated, unfit_repeated = _fit(fit_repeated_data, repeating, bootstrap, seed)
+    return Surfaces(parametric, repeated, unfit_parametric, unfit_repeated)
 
 
-def _reason(error: UsageError) -> str:
-    return f"Without a law: {str(error).removeprefix('points: ')}."
+Fit = TypeVar("Fit", ParametricFit, RepeatedFit)
+
+
+def _fit(
+    method: Callable[..., Fit], points: Sequence[Point], bootstrap: int, seed: int
+) -> tuple[Fit | None, tuple[str, ...]]:
+    """The fit, if any objective has enough runs for it, and why others have not."""
+    if not points:
+        return None, ()
+    try:
+        fit = method(points, bootstrap=bootstrap, seed=seed)
+    except UsageError as error:
+        return None, (f"Without a law: {str(error).removeprefix('points: ')}.",)
+    return fit, tuple(f"Without a law: {reason}." for reason in fit.unfit.values())
 
 
 def parametric_section(fit: ParametricFit) -> Iterable[str]:

@@ -29,8 +29,11 @@ SCORED_SHARE = {"arm": 1.0, "mdm": 0.5, "any_order": 0.5}
 """Share of the positions whose loss is computed; of mlm and span it is the rate."""
 MINIMUM = "minimum"
 """In place of sizes: what the study has nearest to the minimum of each budget."""
-PARAMETRIZED: Mapping[str, Any] = {"parametrization": "completep", "base_size": "33K", "learning_rate": 0.01}
-"""How rates go by size where nothing else is said. At the paper's 1028M its matrices get 1.8e-4; the paper has 2e-4."""
+PARAMETRIZED: Mapping[str, Any] = {"parametrization": "completep", "base_size": "33K"}
+"""How learning rates go by size where nothing else is said."""
+BASE_RATES = {"arm": 0.016, "mdm": 0.004}
+"""Learning rates at that base size, where nothing else is said; all that mask have that of the MDM. Higher ones keep an
+MDM at the frequencies of single tokens (benchmarks/learning_rate_transfer.py)."""
 FEWEST_ON_A_SIDE = 1
 FEWEST_STEPS = 10
 PROBLEMS_SHOWN = 6
@@ -211,6 +214,14 @@ class Design:
             if run.series == series and math.isclose(run.flops, flops) and "unique_tokens" not in run.settings
         ]
 
+    def _usual_rate(self, objective: str) -> float | None:
+        """The learning rate of the study's runs of `objective`; without any by `BASE_RATES`. None: the recipe's."""
+        there = {run.settings.get("learning_rate") for run in self.planned if run.objective == objective}
+        if len(there) == 1:
+            return there.pop()
+        parametrized = all(self.settings.get(name) == value for name, value in PARAMETRIZED.items())
+        return BASE_RATES.get(objective, BASE_RATES["mdm"]) if parametrized else None
+
     def _run(
         self,
         flops: float,
@@ -231,6 +242,8 @@ class Design:
             settings["mask_rate"] = rate
         if learning_rate is not None:
             settings["learning_rate"] = learning_rate
+        elif "learning_rate" not in settings and (usual := self._usual_rate(objective)) is not None:
+            settings["learning_rate"] = usual
         warmup = settings.get("warmup_steps")
         if steps < FEWEST_STEPS:
             problems.append(f"{where}: {steps} steps are too few: raise the budget, or lower the batch or the size")
@@ -276,7 +289,8 @@ class Design:
 
 
 def parametrized(settings: Mapping[str, Any], planned: Sequence[PlannedRun], recipe: str) -> dict[str, Any]:
-    """`settings` with how rates go by size: as in all the runs that are there already, in a new study `PARAMETRIZED`.
+    """`settings` with how rates go by size: as in all the `planned` runs, which are there already, in a new study
+    `PARAMETRIZED`.
 
     What `settings` say themselves holds. A recipe other than pretrain has rates of its own, a network that is another's
     or has its head tied cannot be parametrised.

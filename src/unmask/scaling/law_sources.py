@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from unmask.errors import UnmaskError, UsageError
 from unmask.scaling import published
-from unmask.scaling.isoflop import fit_isoflop
+from unmask.scaling.isoflop import IsoflopFit, fit_isoflop
 from unmask.scaling.law_rows import check_rows, rows_of_fit
 from unmask.scaling.laws import Array, Interval
 from unmask.scaling.parametric import fit_parametric
@@ -34,8 +34,8 @@ class Laws:
     """How FLOPs are counted."""
     flops_range: Interval | None
     """The budgets that the law was fitted to, where they are known."""
-    repeats_source: str = ""
-    """Where the value of repeats comes from, if not from the fit."""
+    unfit: tuple[str, ...] = ()
+    """Why other objectives have no law, in half sentences."""
 
 
 def paper() -> Laws:
@@ -65,7 +65,8 @@ def read(place: str, *, method: Method = "parametric", bootstrap: int = 1000, se
     if not rows:
         raise UsageError(f"{place}: no objective has a law by {method}: add runs, or try another --method")
     extent = (min(point.flops for point in points), max(point.flops for point in points))
-    return Laws(rows, f"{place}, {method}", convention(points), extent)
+    unfit = () if isinstance(fit, IsoflopFit) else tuple(fit.unfit.values())
+    return Laws(rows, f"{place}, {method}", convention(points), extent, unfit)
 
 
 def _read_json(path: Path) -> Laws:

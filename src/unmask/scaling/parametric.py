@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -151,6 +151,8 @@ class ParametricFit:
     resamples: int
     seed: int
     delta: float = DELTA
+    unfit: dict[str, str] = field(default_factory=dict[str, str])
+    """Why an objective has no law, by its name."""
 
     @property
     def compute_gap(self) -> ComputeGap | None:
@@ -168,6 +170,7 @@ class ParametricFit:
             "seed": self.seed,
             "delta": self.delta,
             "objectives": {name: law.to_dict() for name, law in self.objectives.items()},
+            **({"unfit": self.unfit} if self.unfit else {}),
             "compute_gap": self.gaps[0].to_dict() if self.gaps else None,
             **({"compute_gaps": [gap.to_dict() for gap in self.gaps]} if len(self.gaps) > 1 else {}),
             "exponent_tests": [test.to_dict() for test in self.tests],
@@ -185,31 +188,36 @@ def fit_parametric(
     workers: int | None = None,
     source: str = "points",
 ) -> ParametricFit:
-    """Fit L = E + A / N^alpha + B / D^beta to the points of each objective.
+    """Fit L = E + A / N^alpha + B / D^beta to the points of each objective, but for runs that repeat their data.
 
     `solver` "huber" minimises over all five parameters at once, "varpro" by variable projection; each law carries the
     other's answer as `cross_check`. `bootstrap` resamples of the runs give the intervals, fixed by `seed` whatever the
-    number of `workers` (threads). Raises `UsageError`, which names `source`, for points that cannot be fitted.
+    number of `workers` (threads). Raises `UsageError`, which names `source`, where no objective can be fitted.
     """
     points_module.check(points, source)
     if bootstrap < 0:
         raise UsageError(f"bootstrap {bootstrap} must not be negative")
     if losses is not None and not all(math.isfinite(loss) and loss > 0 for loss in losses):
         raise UsageError(f"losses {list(losses)} must be positive numbers, in nats per token")
+    groups, unfit = points_module.fittable(points, lambda name, group: check_enough(name, _fresh(group)), source)
     laws: dict[str, ParametricLaw] = {}
-    for objective, group in points_module.by_objective(points).items():
-        check_enough(objective, group, source)
+    for objective, group in groups.items():
         rng = np.random.default_rng([seed, *objective.encode()])
-        laws[objective] = _fit_objective(objective, group, bootstrap, rng, solver, delta, workers)
+        laws[objective] = _fit_objective(objective, _fresh(group), bootstrap, rng, solver, delta, workers)
+        if left := len(group) - laws[objective].points:
+            told = f"{left} runs that repeat their data are" if left > 1 else "1 run that repeats its data is"
+            note = f"{told} left out: --method repeated is for those."
+            laws[objective] = replace(laws[objective], notes=(*laws[objective].notes, note))
     return ParametricFit(
         objectives=laws,
         gaps=tuple(_gaps(laws, losses)),
         tests=tuple(exponent_tests(laws)),
-        points=len(points),
+        points=sum(law.points for law in laws.values()),
         convention=points_module.convention(points),
         resamples=bootstrap,
         seed=seed,
         delta=delta,
+        unfit=unfit,
     )
 
 
@@ -228,21 +236,23 @@ def optimum_laws(draws_R5: Array) -> dict[str, Array]:
     }
 
 
-def check_enough(objective: str, points: Sequence[Point], source: str) -> None:
+def check_enough(objective: str, points: Sequence[Point]) -> None:
     """Raise `UsageError` unless `points` can fix the five parameters."""
     if len(points) < FEWEST_POINTS:
-        raise UsageError(
-            f"{source}: {objective} has {len(points)} runs: five parameters take at least {FEWEST_POINTS}; add runs"
-        )
+        raise UsageError(f"{objective} has {len(points)} runs: five parameters take at least {FEWEST_POINTS}; add runs")
     for what, values in (
         ("sizes", {point.params for point in points}),
         ("numbers of training tokens", {point.tokens for point in points}),
     ):
         if len(values) < 3:
             raise UsageError(
-                f"{source}: {objective} has {len(values)} different {what}: a power law with a floor takes at least "
+                f"{objective} has {len(values)} different {what}: a power law with a floor takes at least "
                 "three; add runs"
             )
+
+
+def _fresh(points: Iterable[Point]) -> list[Point]:
+    return [point for point in points if points_module.epochs(point) <= points_module.ONE_EPOCH]
 
 
 def _fit_objective(

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unmask.errors import UsageError
+from unmask.errors import UsageError, problems_error
 from unmask.scaling.series import series_name
 
 COLUMNS = ("objective", "flops", "params", "tokens", "loss")
 BUDGET_TOLERANCE = 1.05
 """Points whose FLOPs lie within this factor share a budget: int() in the stepping rule costs up to one step."""
+ONE_EPOCH = 1.01
+"""Up to so many epochs data counts as fresh."""
 PROBLEMS_SHOWN = 3
 
 
@@ -123,6 +125,29 @@ def by_objective(points: Iterable[Point]) -> dict[str, list[Point]]:
     for point in points:
         groups.setdefault(point.objective, []).append(point)
     return groups
+
+
+def epochs(point: Point) -> float:
+    """How often a run saw its data."""
+    return point.tokens / min(point.unique_tokens or point.tokens, point.tokens)
+
+
+def fittable(
+    points: Iterable[Point], check: Callable[[str, list[Point]], None], source: str
+) -> tuple[dict[str, list[Point]], dict[str, str]]:
+    """The points of each objective that `check` lets pass, and why the others do not.
+
+    Raises `UsageError`, which names `source`, where none does.
+    """
+    groups, reasons = by_objective(points), dict[str, str]()
+    for objective, group in groups.items():
+        try:
+            check(objective, group)
+        except UsageError as error:
+            reasons[objective] = str(error)
+    if len(reasons) == len(groups):
+        raise problems_error(source, list(reasons.values())[:PROBLEMS_SHOWN])
+    return {name: group for name, group in groups.items() if name not in reasons}, reasons
 
 
 def split_by_data(points: Sequence[Point]) -> list[Point]:

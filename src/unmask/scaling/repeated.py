@@ -24,12 +24,10 @@ from unmask.scaling.bootstrap import in_chunks, resample_weights
 from unmask.scaling.huber import DELTA, LogHuber
 from unmask.scaling.laws import Array, Interval, percentile_interval
 from unmask.scaling.parametric import FEWEST_POINTS, check_enough
-from unmask.scaling.points import Point
+from unmask.scaling.points import ONE_EPOCH, Point, epochs
 from unmask.scaling.repeating import LARGEST_R, NO_DECAY, SMALLEST_R, Repeating, Space, decayed
 
 NAMES: tuple[str, ...] = ("E", "A", "alpha", "B", "beta", "R_D", "R_N")
-ONE_EPOCH = 1.01
-"""Up to so many epochs data counts as fresh."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,8 @@ class RepeatedFit:
     seed: int
     space: Space
     delta: float = DELTA
+    unfit: dict[str, str] = field(default_factory=dict[str, str])
+    """Why an objective has no law, by its name."""
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
@@ -113,6 +113,7 @@ class RepeatedFit:
             "delta": self.delta,
             "space": self.space,
             "objectives": {name: law.to_dict() for name, law in self.objectives.items()},
+            **({"unfit": self.unfit} if self.unfit else {}),
         }
 
 
@@ -134,36 +135,38 @@ def fit_repeated_data(
     `base` fixes (E, A, alpha, B, beta) to a law for fresh data; by default they are fitted with the rest. Without
     `excess_params` parameters keep their value however little data there is (R_N infinite). `rising` says what
     becomes of runs whose loss is above that of a shorter run of the same size on the same data. `space` is what the
-    Huber loss is of: the logarithm of the loss, or the loss. Raises `UsageError`, which names `source`, for points that
-    cannot be fitted.
+    Huber loss is of: the logarithm of the loss, or the loss. Raises `UsageError`, which names `source`, where no
+    objective can be fitted.
     """
     points_module.check(points, source)
     if bootstrap < 0:
         raise UsageError(f"bootstrap {bootstrap} must not be negative")
     if base is not None and (len(base) != 5 or not all(math.isfinite(value) and value > 0 for value in base)):
         raise UsageError(f"base {list(base)} must be five positive numbers: E, A, alpha, B, beta")
+
+    def kept_of(group: Sequence[Point]) -> list[Point]:
+        return without_risen(group) if rising == "drop" else list(group)
+
+    groups, unfit = points_module.fittable(
+        points, lambda objective, group: check_repeating(objective, kept_of(group), base), source
+    )
     laws: dict[str, RepeatedLaw] = {}
-    for objective, group in points_module.by_objective(points).items():
-        kept = without_risen(group) if rising == "drop" else list(group)
-        check_repeating(objective, kept, base, source)
+    for objective, group in groups.items():
+        kept = kept_of(group)
         rng = np.random.default_rng([seed, *objective.encode()])
         problem = Repeating(kept, delta, base=base, excess_params=excess_params, space=space)
         law = _fit_objective(objective, kept, problem, bootstrap, rng, base, workers)
         laws[objective] = replace(law, left_out=len(group) - len(kept))
     return RepeatedFit(
         objectives=laws,
-        points=len(points),
+        points=sum(law.points + law.left_out for law in laws.values()),
         convention=points_module.convention(points),
         resamples=bootstrap,
         seed=seed,
         space=space,
         delta=delta,
+        unfit=unfit,
     )
-
-
-def epochs(point: Point) -> float:
-    """How often a run saw its data."""
-    return point.tokens / min(point.unique_tokens or point.tokens, point.tokens)
 
 
 def has_risen(point: Point, others: Iterable[Point]) -> bool:
@@ -196,19 +199,19 @@ def repeated_loss(theta_R7: Array, params: Array, tokens: Array, unique_tokens: 
     return floor + np.exp(log_a - alpha * log_params) + np.exp(log_b - beta * log_tokens)
 
 
-def check_repeating(objective: str, points: Sequence[Point], base: Sequence[float] | None, source: str) -> None:
+def check_repeating(objective: str, points: Sequence[Point], base: Sequence[float] | None) -> None:
     """Raise `UsageError` unless `points` can fix the law, or with `base` how fast repeats lose their value."""
     repeating = [point for point in points if epochs(point) > ONE_EPOCH]
     if not repeating:
         raise UsageError(
-            f"{source}: no run of {objective} repeats its data (unique_tokens below tokens): add runs that do, or use "
+            f"no run of {objective} repeats its data (unique_tokens below tokens): add runs that do, or use "
             "--method parametric"
         )
     if base is None:
-        check_enough(objective, points, source)
+        check_enough(objective, points)
         if len(points) < FEWEST_POINTS + 2:
             raise UsageError(
-                f"{source}: {objective} has {len(points)} runs: seven parameters take at least {FEWEST_POINTS + 2}; "
+                f"{objective} has {len(points)} runs: seven parameters take at least {FEWEST_POINTS + 2}; "
                 "add runs, or give the law for fresh data"
             )
 

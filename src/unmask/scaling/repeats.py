@@ -10,8 +10,7 @@ from typing import Any, cast
 from unmask.machine import set_up_environment
 from unmask.scaling import numbers, series
 from unmask.scaling.figure_style import LIGHT, Shape, Theme, color_of, new_figure, plain_number, rc_settings
-from unmask.scaling.points import Point
-from unmask.scaling.repeated import epochs
+from unmask.scaling.points import Point, epochs
 
 set_up_environment()  # matplotlib looks for a directory that it can write to when it is imported
 

@@ -97,6 +97,8 @@ def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
         for note in fit.objectives[name].notes:
             console.print(f"  {escape(note)}")
         console.print()
+    for reason in () if isinstance(fit, IsoflopFit) else fit.unfit.values():
+        console.print(f"Without a law: {escape(reason)}.")
     for gap in () if isinstance(fit, RepeatedFit) else fit.gaps:
         of, over = series.label(gap.objective), series.label(gap.baseline)
         console.print(f"[bold]Compute of the {of} for the loss of the {over}[/bold]")

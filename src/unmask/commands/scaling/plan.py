@@ -45,9 +45,9 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
     """Each run is made with each."""
     learning_rates: tuple[float, ...] = ()
-    """Each run is made with each, and fits take the best. They are those of the base size, 33K: larger sizes follow by
+    """Each run is made with each, and fits take the best. They are those of the base size, 33K: other sizes follow by
     width and depth (--set parametrization=completep base_size=33K, the default; =standard gives all sizes the same).
-    None: 0.01, or that of the study's runs."""
+    None: that of the study's runs; in a new one 0.016 for arm, 0.004 for all that mask."""
     mask_rates: tuple[float, ...] = (0.15,)
     """Of mlm and span: each is a series of its own in the fits."""
     unique_tokens: tuple[int, ...] = ()
@@ -312,13 +312,19 @@ def _print(
 def _rates(runs: list[PlannedRun]) -> str:
     """How the learning rates of `runs` go by size, in a sentence or none."""
     from unmask.config import RunConfig
+    from unmask.scaling import series
 
     by_size = {(run.settings.get("parametrization"), run.settings.get("base_size")) for run in runs}
     if not runs or len(by_size) > 1:
         return ""
     scheme, base = by_size.pop()
-    rates = sorted({run.settings["learning_rate"] for run in runs if "learning_rate" in run.settings})
-    told = " and ".join(f"{rate:g}" for rate in rates) or "the recipe's"
+    rates: dict[float | None, list[str]] = {}
+    for run in runs:
+        named = rates.setdefault(run.settings.get("learning_rate"), [])
+        if (label := series.label(run.objective)) not in named:
+            named.append(label)
+    shown = {f"{rate:g}" if rate else "the recipe's": ", ".join(names) for rate, names in rates.items()}
+    told = " and ".join(f"{rate} ({names})" for rate, names in shown.items()) if len(shown) > 1 else next(iter(shown))
     if scheme != "completep":
         return f"One learning rate for all sizes: {told}."
     return (

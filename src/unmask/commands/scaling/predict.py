@@ -188,15 +188,23 @@ def _print(
             table.add_row(*row)
         console.print(table)
         for name, (gap, ends) in ratios.items():
-            interval = f" (95% {_interval(ends, numbers.three_figures)})" if ends else ""
-            console.print(
-                f"  With data without limit, the {series.label(name)} needs {numbers.three_figures(gap)} times this "
-                f"compute{interval} for the loss of the {series.label(baseline)}."
-            )
+            console.print("  With data without limit, " + _gap_line(name, baseline, gap, ends))
     for each in crossovers:
         console.print("  " + _crossover_line(each))
     for line in _caveats(laws, optima, told, known_excess):
         console.print("  " + line, style="dim")
+
+
+def _gap_line(name: str, baseline: str, gap: float, ends: Interval | None) -> str:
+    import math
+
+    from unmask.scaling import numbers, series
+
+    mine, base = series.label(name), series.label(baseline)
+    if not math.isfinite(gap):
+        return f"no compute takes the {mine} to the loss of the {base}, by this law."
+    interval = f" (95% {_interval(ends, numbers.three_figures)})" if ends else ""
+    return f"the {mine} needs {numbers.three_figures(gap)} times this compute{interval} for the loss of the {base}."
 
 
 def _crossover_line(each: Crossover) -> str:
@@ -218,6 +226,7 @@ def _crossover_line(each: Crossover) -> str:
 
 def _caveats(laws: Laws, optima: list[list[Optimum]], told: str, known_excess: bool) -> Iterable[str]:
     yield f"Law: {laws.source}; FLOPs counted as {laws.convention}."
+    yield from (f"Without a law: {reason}." for reason in laws.unfit)
     if told:
         yield f"What repeats are worth: {told}."
         if not known_excess:
