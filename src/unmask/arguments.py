@@ -7,15 +7,16 @@ option, its value and what is allowed, as all of unmask's errors do.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import re
 from collections.abc import Generator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
-from unmask.errors import UnmaskError, UsageError
+from unmask.errors import UnmaskError, UsageError, unknown_name
 
 T = TypeVar("T")
 
@@ -44,6 +45,12 @@ def parse(
     help and exits 0. Raises `UsageError` for a wrong argument; errors that the dataclass itself raises come through
     unchanged.
     """
+    subcommands = _subcommands(options)
+    if subcommands and argv and not argv[0].startswith("-"):
+        name, *rest = argv
+        if name not in subcommands:
+            raise unknown_name(f"command of {prog}", name, subcommands)
+        return parse(subcommands[name], rest, prog=f"{prog} {name}", config=config)
     asked_for_help = any(argument in ("-h", "--help") for argument in argv)
     captured = io.StringIO()
     try:
@@ -72,15 +79,30 @@ def one_line(box: str, prog: str) -> str:
     elif message.startswith("Unrecognized options: "):
         message = "unknown argument " + message.removeprefix("Unrecognized options: ")
         for title, *lines in sections[1:]:
-            option = re.match(r" +(--[\w.-]+)", lines[0]) if title.startswith("Perhaps") and lines else None
-            if option:
-                message += f": did you mean {option[1]}?"
+            spellings = re.findall(r"(--[\w.-]+)", lines[0]) if title.startswith("Perhaps") and lines else []
+            if spellings:
+                typed = message.removeprefix("unknown argument ").split(",")[0]
+                message += f": did you mean {max(spellings, key=lambda each: _likeness(each, typed))}?"
     else:
         message = re.sub(r"^Error parsing (\S+): ", r"\1: ", message.rstrip("."))
         for pythonic, plain in PLAIN_WORDS.items():
             message = re.sub(pythonic, plain, message)
     separator = "" if message.endswith("?") else ";"
     return f"{message}{separator} see {prog} --help"
+
+
+def _subcommands(options: Any) -> dict[str, Any]:
+    """The members by name of a union of commands, each annotated with `tyro.conf.subcommand`; of no union, none."""
+    named = [(get_args(member)[0], getattr(get_args(member)[-1], "name", None)) for member in _members(options)]
+    return {name: command for command, name in named if name}
+
+
+def _members(options: Any) -> list[Any]:
+    return [member for member in get_args(options) if len(get_args(member)) > 1]
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _sections(box: str) -> list[list[str]]:

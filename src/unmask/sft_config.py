@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 from unmask.config import RunConfig
 from unmask.errors import UsageError, problems_error
@@ -39,9 +39,12 @@ class SftConfig(RunConfig):
     tied_embeddings: Hidden[bool] = False
     rope_theta: Hidden[float] = 10000.0
     validation_split: Hidden[str] = "valid"
-    conversations: tuple[str, ...] = ()
-    """Files of conversations (also as --data): ShareGPT, Alpaca, OpenAI messages, or prompt and completion, as JSON or
-    JSON lines. Which it is, the fields tell."""
+    init_from: Annotated[str, arg(name="model", aliases=("--init-from",))] = ""
+    """Model to fine-tune: a model or run directory, a folder of Transformers, or a GGUF file. An autoregressive one
+    with --objective mdm is adapted on the way."""
+    conversations: Annotated[tuple[str, ...], arg(name="data", aliases=("--conversations",))] = ()
+    """Files of conversations: ShareGPT, Alpaca, OpenAI messages, or prompt and completion, as JSON or JSON lines.
+    Which it is, the fields tell."""
     validation_conversations: tuple[str, ...] = ()
     """Files to validate on, in place of a held-out share."""
     validation_share: float = 0.02

@@ -24,7 +24,7 @@ def test_products_are_trained_on_and_solved_by_both_kinds_of_model(tmp_path, cap
     mdm, arm = whole["runs"]
     assert mdm["tokens"] == arm["tokens"]
     assert mdm["steps"] == arm["steps"] == 2  # 32 examples of 16 problems
-    assert "mdm, seed 0: 16 problems (products of two numbers of 1 digits)" in err
+    assert "mdm, seed 0: 16 problems (products of two numbers of 1 digit)" in err
     assert told.splitlines()[0].split() == ["model", "decoding", "runs", "problems", "calls", "solved", "95%"]
     assert {"gsm8k.csv", "index.html", "figures"} <= {path.name for path in tmp_path.iterdir()}
     # once more: nothing is trained or solved again
@@ -68,4 +68,4 @@ def test_answers_that_are_longer_than_the_context_are_refused_in_one_line(tmp_pa
     problem.write_text(rest + "\n")
     files = [f"--data={problem}", f"--test={tmp_path / 'test.txt'}"]
     assert cli.main(["gsm8k", f"--out={tmp_path / 'out'}", *files, *SMALL]) == 1
-    assert "no example is left: 2 have more than 256 tokens" in capsys.readouterr().err
+    assert "no example is left: 2 of more than 256 tokens" in capsys.readouterr().err

@@ -139,6 +139,21 @@ def test_a_conversation_that_fills_the_context_gets_what_is_left(unmask, place, 
     assert choices[4]["turns"][1] == ""
 
 
+def test_a_refused_setting_leaves_no_empty_file_of_answers(unmask, place, models):
+    status, _, err = unmask("answers", models / "arm", *SHORT, "--guidance", "1")
+    assert (status, "needs a mask token" in err) == (2, True)
+    assert not list((place / "out").rglob("*.jsonl"))
+
+
+def test_a_mistyped_subcommand_or_option_has_the_nearest_named(unmask, models):
+    status, _, err = unmask("answer", models / "arm", *SHORT)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "unknown command of unmask mtbench 'answer': did you mean 'answers'? known: answers, judge, report" in err
+    status, _, err = unmask("answers", models / "arm", *SHORT, "--samplr", "block")
+    assert status == 2
+    assert "did you mean --sampler? see unmask mtbench answers --help" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -85,6 +85,7 @@ def test_what_the_formats_have_beside_a_question_and_an_answer(item, expected, t
         ),
         ([{"prompt": "a", "completion": ""}], "item 1: an empty answer"),
         ([{"prompt": "a", "completion": None}], "item 1: 'completion' is missing"),
+        ([{"messages": [{"role": "user"}]}], "item 1: message 1: 'content' is missing"),
         ([{"messages": "a"}], "item 1: the messages are no list"),
         ([{"messages": ["a"]}], "item 1: message 1 is not an object"),
         ([{**ITEMS["sharegpt"], "chosen": {}, "rejected": {}}], "item 1: a preference between two answers"),
@@ -96,9 +97,11 @@ def test_an_item_that_is_no_conversation_is_refused_by_its_place_or_skipped_and_
         conversations.read(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith("or skip such items with --broken skip")
     found = conversations.read(path, "skip")
     assert len(found.conversations) == len(items)
     assert [told in line for line in found.broken] == [True]
+    assert "--broken" not in found.broken[0]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +111,8 @@ def test_an_item_that_is_no_conversation_is_refused_by_its_place_or_skipped_and_
         ("[]", "holds no conversations"),
         ("[{]", "not JSON"),
         ('{"prompt": "a", "completion": "b"}\n{"prompt"\n', "line 2: not JSON"),
-        ('[{"text": "a"}]', r"item 1: of no known format \(text\): known are sharegpt, openai, alpaca, completion"),
-        ("[1]", r"item 1: of no known format \(int\)"),
+        ('[{"text": "a"}]', r"item 1: of no known format \(text\): sharegpt has conversations; .* has prompt and"),
+        ("[1]", r"item 1: of no known format \(no object\)"),
         (json.dumps([ITEMS["alpaca"], ITEMS["openai"]]), "item 2: openai, and item 1 is alpaca: put each format"),
     ],
 )

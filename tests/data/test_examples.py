@@ -21,6 +21,12 @@ def test_examples_come_back_as_they_were():
     assert list(map(len, (Examples.of([]), examples.part(packed, [True, False, True])))) == [0, 2]
 
 
+def test_distinct_examples_are_each_there_once_in_their_order():
+    pairs = [Encoded([1], [2]), Encoded([1, 2], [3]), Encoded([1], [2]), Encoded([1], [2, 3])]
+    once = Examples.of(pairs).distinct()
+    assert [once[index] for index in range(len(once))] == [pairs[0], pairs[1], pairs[3]]
+
+
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 40), batch=st.integers(1, 7), buckets=st.integers(1, 5), seed=st.integers(0, 3))
 def test_every_epoch_has_each_example_once_and_any_step_starts_at_once(count, batch, buckets, seed):

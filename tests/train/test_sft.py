@@ -297,12 +297,39 @@ def test_examples_that_are_too_long_are_counted_and_left_out_or_cut(
 ) -> None:
     task, _ = opened(sft(models["mdm"], files["completion"], length=8))
     assert (len(task.train), task.facts["too_long"]) == (1, 1)
-    assert task.warnings == ["1 examples of more than 8 tokens are left out"]
+    assert task.warnings == ["1 example of more than 8 tokens: left out"]
     task, _ = opened(sft(models["mdm"], files["completion"], length=8, too_long="cut"))
     assert [shown(task.train[index].answer) for index in range(2)] == ["4, s", "2$"]
-    assert task.warnings == ["1 examples of more than 8 tokens are cut"]
-    with pytest.raises(UnmaskError, match="no example is left: 2 have more than 4 tokens"):
+    assert task.warnings == ["1 example of more than 8 tokens: cut"]
+    task, _ = opened(sft(models["mdm"], files["completion"], files["openai"], length=8, too_long="cut"))
+    assert task.warnings == ["2 examples of more than 8 tokens: cut", "1 example of more than 8 tokens: left out"]
+    with pytest.raises(UnmaskError, match="no example is left: 2 of more than 4 tokens"):
         opened(sft(models["mdm"], files["completion"], length=4, too_long="cut"))
+
+
+def test_copies_of_a_held_out_conversation_are_measured_once_so_that_the_error_is_true(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "copies.json"
+    path.write_text(json.dumps([{"prompt": f"{n // 3}:", "completion": "abc"} for n in range(12)]))
+    task, _ = opened(sft(models["mdm"], str(path), validation_share=0.25, validation_draws=1))
+    assert (len(task.train), len(task.held_out), task.facts["held_out"]) == (9, 1, 1)
+    validation = task.validation()
+    assert validation is not None
+    found = validation.measure(unmask.load(models["mdm"], "cpu").model, ALONE, bfloat16=False)
+    assert (found["windows"], found["standard_error"]) == (1, None)
+
+
+def test_a_single_conversation_is_trained_on_and_not_validated_on_and_that_is_told(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps([{"prompt": "1:", "completion": "abc"}]))
+    task, _ = opened(sft(models["mdm"], str(path), validation_share=0.02))
+    assert (len(task.train), task.validation()) == (1, None)
+    assert task.warnings == [
+        "there is but one conversation, so none is held out to validate on: --validation-conversations gives some"
+    ]
 
 
 def test_items_that_are_skipped_are_told_of(models: dict[str, str], tmp_path: Path) -> None:
@@ -311,7 +338,7 @@ def test_items_that_are_skipped_are_told_of(models: dict[str, str], tmp_path: Pa
     task, _ = opened(sft(models["mdm"], str(tmp_path / "chat.json"), broken="skip"))
     assert task.facts["broken"] == 5
     (told,) = task.warnings
-    assert told.startswith("5 items are left out: ")
+    assert told.startswith("5 items left out: ")
     assert told.endswith("and 2 more")
     assert "item 3: an empty answer" in told
 
@@ -381,9 +408,12 @@ def test_the_command_line_takes_files_and_tells_what_they_hold(
         command("--help")
     assert asked.value.code == 0
     told = capsys.readouterr().out
-    assert "--conversations" in told
-    assert "--prompt-drop" in told
-    for other in ("data", "tokenizer", "flops", "size", "short-share", "kv-heads", "validation-split"):
+    for option in ("--model STR", "--data [STR [STR ...]]", "--prompt-drop"):
+        assert option in told
+    for typed, meant in (("--modle", "--model"), ("--dta", "--data"), ("--conversation", "--conversations")):
+        assert command(*options, f"--out={tmp_path / 'other'}", typed, "x") == 2
+        assert capsys.readouterr().err.endswith(f"x: did you mean {meant}? see unmask train sft --help\n")
+    for other in ("tokenizer", "flops", "size", "short-share", "kv-heads", "validation-split"):
         assert f"│ --{other} " not in told
 
 

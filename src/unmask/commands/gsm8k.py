@@ -132,7 +132,7 @@ def _problems(options: Options, seed: int) -> tuple[list[Problem], list[Problem]
 
     if options.test is None:
         train, test = problems.multiplication(options.digits, options.problems, options.limit or 200, seed)
-        return train, test, f"products of two numbers of {options.digits} digits"
+        return train, test, f"products of two numbers of {options.digits} digit{'s' if options.digits > 1 else ''}"
     train = [each for file in options.data for each in problems.read(file)]
     test = problems.read(options.test)
     chosen = perplexity.spread(len(test), options.limit or len(test))

@@ -20,9 +20,6 @@ from unmask.errors import UsageError
 from unmask.sft_config import SftConfig
 
 PROG = "unmask train"
-ALIASES = {"from": "init-from"}
-SFT_ALIASES = {"from": "init-from", "model": "init-from", "data": "conversations"}
-"""What some options are also called."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ def parse(recipe: RunConfig, argv: Sequence[str], *, prog: str) -> Options:
     """The options in `argv`, on top of a recipe's config."""
     if any(argument.split("=")[0] in ("--steps", "--flops") for argument in argv):
         recipe = dataclasses.replace(recipe, steps=None, flops=None)  # either takes the place of the recipe's
-    aliases = SFT_ALIASES if isinstance(recipe, SftConfig) else ALIASES
-    for alias, name in aliases.items():
-        argv = [re.sub(f"^--{alias}(?==|$)", f"--{name}", argument) for argument in argv]
+    argv = [re.sub("^--from(?==|$)", "--init-from", argument) for argument in argv]
     if isinstance(recipe, SftConfig):
         return arguments.parse(SftOptions, argv, prog=prog, default=SftOptions(out=tyro.MISSING, run=recipe))
     return arguments.parse(Options, argv, prog=prog, default=Options(out=tyro.MISSING, run=recipe))

@@ -71,7 +71,7 @@ class ConversationFile:
 
 
 class _BrokenError(Exception):
-    """An item that is no conversation; says why and what to do."""
+    """An item that is no conversation; says why and how to mend it."""
 
 
 def read(path: str | Path, on_broken: OnBroken = "refuse") -> ConversationFile:
@@ -91,8 +91,9 @@ def read(path: str | Path, on_broken: OnBroken = "refuse") -> ConversationFile:
     for item, where in _items(path):
         found = _format_of(item)
         if found is None:
-            fields = ", ".join(sorted(cast("dict[str, Any]", item))) if isinstance(item, dict) else type(item).__name__
-            raise UnmaskError(f"{where}: of no known format ({fields or 'no fields'}): known are {', '.join(FORMATS)}")
+            fields = ", ".join(sorted(cast("dict[str, Any]", item))) if isinstance(item, dict) else "no object"
+            known = "; ".join(f"{name} has {' and '.join(each.fields)}" for name, each in FORMATS.items())
+            raise UnmaskError(f"{where}: of no known format ({fields or 'no fields'}): {known}")
         if name and found != name:
             raise UnmaskError(f"{where}: {found}, and {first} is {name}: put each format into a file of its own")
         name, first = found, first or where.removeprefix(f"{path}: ")
@@ -101,7 +102,7 @@ def read(path: str | Path, on_broken: OnBroken = "refuse") -> ConversationFile:
             conversations.append(Conversation(_checked(messages), where, templated))
         except _BrokenError as problem:
             if on_broken == "refuse":
-                raise UnmaskError(f"{where}: {problem}") from None
+                raise UnmaskError(f"{where}: {problem}, or skip such items with --broken skip") from None
             broken.append(f"{where}: {problem}")
     if not name:
         raise UnmaskError(f"{path}: holds no conversations: give a file with some")
@@ -206,11 +207,11 @@ def _messages(turns: Any, role_field: str, text_field: str) -> list[Message]:
         role = str(fields.get(role_field))
         if role.lower() not in ROLES:
             raise _BrokenError(f"message {number}: unknown role {role!r}: known are {', '.join(ROLES)}")
-        messages.append(Message(ROLES[role.lower()], _text(fields, text_field)))
+        messages.append(Message(ROLES[role.lower()], _text(fields, text_field, f"message {number}: ")))
     return messages
 
 
-def _text(fields: dict[str, Any], name: str) -> str:
+def _text(fields: dict[str, Any], name: str, where: str = "") -> str:
     """The text of a field; of parts, as OpenAI has them, the texts together."""
     value = fields.get(name)
     if isinstance(value, list):
@@ -218,7 +219,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
         if all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
             value = "".join(part["text"] for part in parts)
     if not isinstance(value, str):
-        raise _BrokenError(f"{name!r} is {'missing' if value is None else 'no text'}: give one")
+        raise _BrokenError(f"{where}{name!r} is {'missing' if value is None else 'no text'}: give one")
     return value
 
 
@@ -227,8 +228,8 @@ def _checked(messages: list[Message]) -> tuple[Message, ...]:
     start = next((place for place, message in enumerate(messages) if message.role != "assistant"), len(messages))
     answers = [place for place, message in enumerate(messages) if message.role == "assistant" and place > start]
     if not answers:
-        raise _BrokenError("a conversation without an answer: leave it out, or skip such items with --broken skip")
+        raise _BrokenError("a conversation without an answer: leave it out")
     kept = messages[start : answers[-1] + 1]
     if any(not message.content.strip() for message in kept if message.role == "assistant"):
-        raise _BrokenError("an empty answer: leave it out, or skip such items with --broken skip")
+        raise _BrokenError("an empty answer: leave it out")
     return tuple(kept)

@@ -61,6 +61,11 @@ class Examples:
         tokens = self.tokens_T[self.stops_N[index] - self.lengths_N[index] : self.stops_N[index]].tolist()
         return Encoded(tokens[: self.prompts_N[index]], tokens[self.prompts_N[index] :])
 
+    def distinct(self) -> Examples:
+        """Each example once."""
+        first = {(tuple(each.prompt), tuple(each.answer)): each for each in (self[i] for i in range(len(self)))}
+        return Examples.of(first.values())
+
     def digest(self) -> str:
         """The SHA-256 of all of it."""
         hashed = hashlib.sha256()
@@ -81,7 +86,9 @@ class Read:
     broken: list[str]
     """A line for each item that was left out."""
     too_long: int
-    """Examples that were longer than allowed: left out, or cut."""
+    """Examples that were longer than allowed."""
+    cut: int
+    """Of these, the ones whose answers were cut; the others are left out."""
 
 
 def read(
@@ -103,7 +110,7 @@ def read(
     groups: list[str] = []
     formats: dict[str, int] = {}
     broken: list[str] = []
-    long = 0
+    long = cut = 0
     bos_id = None if leading_bos else template.tokenizer.bos_id
     for file in files:
         found = conversations.read(file, on_broken)
@@ -116,16 +123,17 @@ def read(
                 if len(asked) + len(answer) > length:
                     long += 1
                     answer = answer[: max(0, length - len(asked))] if too_long == "cut" else []
+                    cut += bool(answer)
                 if answer:
                     encoded.append(Encoded(asked, answer))
                     groups.append(_digest(conversation))
     if not encoded:
         names = ", ".join(str(file) for file in files)
         raise UnmaskError(
-            f"{names}: no example is left: {long} have more than {length} tokens, {len(broken)} items are no "
-            "conversations: raise --length, or give other files"
+            f"{names}: no example is left: {long} of more than {length} tokens (--length, or the model's context), "
+            f"{len(broken)} items that are no conversations: give others, or with --too-long cut shortened answers"
         )
-    return Read(Examples.of(encoded), groups, formats, broken, long)
+    return Read(Examples.of(encoded), groups, formats, broken, long, cut)
 
 
 def held_out(groups: Sequence[str], share: float) -> list[bool]:

@@ -74,7 +74,8 @@ class TrainingProgress:
         each = round(self._tokens / self._steps)
         trained = f" ({record['trained_params']:,} trained)" if "trained_params" in record else ""
         self._print(
-            f"{title}: {record['params']:,} parameters{trained}, {record['steps']:,} steps of {each:,} tokens, "
+            f"{title}: {record['params']:,} parameters{trained}, {record['steps']:,} "
+            f"step{'s' if record['steps'] != 1 else ''} of {each:,} tokens, "
             f"{record['flops']:.3g} FLOPs{begun}"
         )
         self._task = self._bar.add_task(title, total=self._steps, completed=record["step"], figures="", left="-:--:--")

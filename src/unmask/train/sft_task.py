@@ -91,6 +91,7 @@ class SftTask:
             chosen = examples.held_out(found.groups, run.validation_share if run.validation_windows else 0)
             held_out = examples.part(found.examples, chosen)
             train = examples.part(found.examples, [not each for each in chosen])
+        held_out = held_out.distinct()  # copies would say nothing new, and make the error look smaller than it is
         facts: Record = {
             "train_tokens": len(train.tokens_T),
             "answer_tokens": len(train.tokens_T) - int(train.prompts_N.sum()),
@@ -110,7 +111,7 @@ class SftTask:
         )
         tokenizer = source.tokenizer.with_chat_template(template.source)
         digest = f"{train.digest()}-{held_out.digest()}"
-        return cls(run, tokenizer, train, held_out, order, digest, facts, _warnings(run, found))
+        return cls(run, tokenizer, train, held_out, order, digest, facts, _warnings(run, found, held_out))
 
     def steps(self, params: int) -> int:
         """As many epochs as the run asks for, or its steps."""
@@ -196,12 +197,20 @@ class SftValidation:
         return {"split": SPLIT, **found}
 
 
-def _warnings(run: SftConfig, found: examples.Read) -> list[str]:
+def _warnings(run: SftConfig, found: examples.Read, held_out: Examples) -> list[str]:
     told: list[str] = []
-    if found.too_long:
-        what = "left out" if run.too_long == "skip" else "cut"
-        told.append(f"{found.too_long:,} examples of more than {run.length:,} tokens are {what}")
+    for count, what in ((found.cut, "cut"), (found.too_long - found.cut, "left out")):
+        if count:
+            told.append(f"{_counted(count, 'example')} of more than {run.length:,} tokens: {what}")
     if found.broken:
         more = f" and {len(found.broken) - SHOWN:,} more" if len(found.broken) > SHOWN else ""
-        told.append(f"{len(found.broken):,} items are left out: {'; '.join(found.broken[:SHOWN])}{more}")
+        told.append(f"{_counted(len(found.broken), 'item')} left out: {'; '.join(found.broken[:SHOWN])}{more}")
+    if run.validation_share and run.validation_windows and not len(held_out):
+        told.append(
+            "there is but one conversation, so none is held out to validate on: --validation-conversations gives some"
+        )
     return told
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -47,18 +47,22 @@ def read(path: Path, option: str = "") -> list[tuple[Record, str]]:
 
 
 class Journal:
-    """A file that lines are added to, each of them whole and on the disk before the next."""
+    """A file that lines are added to, each of them whole and on the disk before the next.
+
+    It is made with its first line: an error before leaves no empty one.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Opens or makes the file; what a kill left of a last line is taken off."""
+        """What a kill left of a last line is taken off."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         if path.is_file():
             _mend(path)
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: TextIO | None = None
 
     def write(self, record: Record) -> None:
         """Add a line."""
+        self._file = self._file or self.path.open("a", encoding="utf-8")
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -69,7 +73,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _mend(path: Path) -> None:
