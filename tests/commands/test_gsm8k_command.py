@@ -53,6 +53,9 @@ def test_the_published_problems_are_trained_on_and_solved(tmp_path, capsys):
         (["--data=nowhere.txt", "--test=nowhere.txt"], "nowhere.txt: no such file", 2),
         (["--digits=9"], "--digits 9: must be from 1 to 4", 2),
         (["--seeds=0"], "--seeds 0: must be at least 1", 2),
+        (["--samplers", "confidence", "ancestrl"], "unknown sampler 'ancestrl': did you mean 'ancestral'", 2),
+        (["--models", ".", "nowhere"], "--models nowhere: no such file or folder: give models", 2),
+        (["--digits=1", "--problems=43"], "--problems 43 to train on, and 3 to test (--limit", 2),
         (["--samplers", "ancestral", "ancestral"], "--samplers ancestral ancestral: give different ones", 2),
     ],
 )

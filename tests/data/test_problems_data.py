@@ -78,7 +78,7 @@ def test_no_product_is_asked_that_was_trained_on_in_either_order():
 
     assert len({factors(each) for each in [*train, *test]}) == 45
     assert problems.multiplication(1, 40, 5, seed=1) == (train, test) != problems.multiplication(1, 40, 5, seed=2)
-    with pytest.raises(UsageError, match="must be from 1 each to 45 together"):
+    with pytest.raises(UsageError, match="together no more than the 45 products"):
         problems.multiplication(1, 41, 5)
     with pytest.raises(UsageError, match="--digits 0"):
         problems.multiplication(0, 1, 1)

@@ -118,6 +118,10 @@ def _check(options: Options) -> None:
         raise UsageError("--objectives: names none: give mdm, arm or others, or --models to fine-tune")
     if bool(options.data) != (options.test is not None):
         raise UsageError("--data and --test: give problems to train on and problems to solve, or neither")
+    from unmask import samplers
+
+    for sampler in options.samplers:
+        samplers.lookup(sampler)
     if not options.samplers or len(set(options.samplers)) < len(options.samplers):
         raise UsageError(f"--samplers {' '.join(options.samplers)}: give different ones")
     for name, least in (("limit", 0), ("seeds", 1), ("steps", 1), ("guidance", 0), ("temperature", 0)):
@@ -159,7 +163,7 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
             for name in options.objectives
         }
     else:
-        starts = {f"{number}-{Path(path).name}": Path(path) for number, path in enumerate(options.models, 1)}
+        starts = small_tuning.given_models(options.models)
     for name, start in starts.items():
         console.print(f"{name}, seed {seed}: {len(train):,} problems ({source})")
         config = small_tuning.run(

@@ -179,10 +179,10 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
 def _starts(options: Options, known: Any, folder: Path, seed: int) -> dict[str, Path]:
     """The models to train, by name."""
     from unmask.recipes.reversal import CONTEXT
-    from unmask.recipes.small_tuning import new_model
+    from unmask.recipes.small_tuning import given_models, new_model
 
     if known is None:
-        return {f"{number}-{Path(path).name}": Path(path) for number, path in enumerate(options.models, 1)}
+        return given_models(options.models)
     return {
         name: new_model(folder / name / "start", options.size, known, name, seed, context_length=CONTEXT)
         for name in options.objectives

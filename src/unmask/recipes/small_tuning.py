@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from unmask import seeding
 from unmask.config import ModelConfig
 from unmask.data.tokenizer import Tokenizer
+from unmask.errors import UsageError
 from unmask.language_model import LanguageModel
 from unmask.model import Transformer
 from unmask.sft_config import SftConfig
+
+
+def given_models(paths: Sequence[str]) -> dict[str, Path]:
+    """Models to fine-tune, by their place and name.
+
+    Raises `UsageError` for one that is not there, before the first of them is trained.
+    """
+    for path in paths:
+        if not Path(path).exists():
+            raise UsageError(f"--models {path}: no such file or folder: give models")
+    return {f"{number}-{Path(path).name}": Path(path) for number, path in enumerate(paths, 1)}
 
 
 def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed: int, *, context_length: int) -> Path:
