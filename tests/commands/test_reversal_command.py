@@ -68,11 +68,14 @@ def test_mdm_and_arm_are_trained_on_the_same_sentences_and_asked_in_both_directi
     ("arguments", "told"),
     [
         (["--people=4"], "people 4: must be a multiple of 3"),
-        (["--objectives", "mdn"], "unknown objective 'mdn': did you mean 'mdm'"),
+        (["--objectives", "arm", "mdn"], "unknown objective 'mdn': did you mean 'mdm'"),
         (["--seeds=0"], "--seeds 0: must be at least 1"),
         (["--steps", "4", "4"], "--steps 4 4: give different numbers from 1 on"),
         (["--guidance=-1"], "--guidance -1.0: give different numbers from 0 on"),
-        (["--limit=-1"], "--limit -1: must not be negative"),
+        (["--limit=-1"], "--limit -1: must be at least 0"),
+        (["--positions=0"], "--positions 0: must be at least 1"),
+        (["--choice-samples=-1"], "--choice-samples -1: must be at least 0"),
+        (["--models", ".", "nowhere"], "--models nowhere: no such file or folder: give models"),
         (["--data=nowhere"], "nowhere: no all_prompts_train.jsonl in it"),
     ],
 )

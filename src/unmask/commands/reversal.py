@@ -117,10 +117,10 @@ def run(options: Options) -> None:
 def _check(options: Options) -> None:
     if not options.models and not options.objectives:
         raise UsageError("--objectives: names none: give mdm, arm or others, or --models to fine-tune")
-    if options.limit < 0:
-        raise UsageError(f"--limit {options.limit}: must not be negative")
-    if options.seeds < 1:
-        raise UsageError(f"--seeds {options.seeds}: must be at least 1")
+    for name, least in (("limit", 0), ("seeds", 1), ("positions", 1), ("choice_samples", 0)):
+        value: int | None = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
     for name, least in (("steps", 1), ("guidance", 0)):
         given: tuple[float, ...] = getattr(options, name)
         if not given or min(given) < least or len(set(given)) < len(given):

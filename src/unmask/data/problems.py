@@ -78,8 +78,8 @@ def multiplication(digits: int, train: int, test: int, seed: int = 0) -> tuple[l
     pairs = len(numbers) * (len(numbers) + 1) // 2
     if train < 1 or test < 1 or train + test > pairs:
         raise UsageError(
-            f"--problems {train} to train on, and {test} to test (--limit, 0: 200): must be at least 1 each, and together "
-            f"no more than the {pairs} products there are"
+            f"--problems {train} to train on, and {test} to test (--limit, 0: 200): must be at least 1 each, and "
+            f"together no more than the {pairs} products there are"
         )
     rng = random.Random(derived_seed(seed, "multiplication"))
     chosen: dict[tuple[int, int], None] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from unmask import seeding
+from unmask import objectives, seeding
 from unmask.config import ModelConfig
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
@@ -26,8 +26,12 @@ def given_models(paths: Sequence[str]) -> dict[str, Path]:
 
 
 def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed: int, *, context_length: int) -> Path:
-    """Write an untrained model of a named size, to be trained on that file alone."""
-    causal = objective == "arm"
+    """Write an untrained model of a named size, to be trained on that file alone.
+
+    Raises `UsageError` for an unknown size or objective.
+    """
+    objectives.lookup(objective)
+    causal = objective in objectives.CAUSAL
     config = ModelConfig.of_size(
         size,
         vocab_size=known.vocab_size,
