@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from small_benchmarks import data_folder, language_model
+from small_benchmarks import data_folder, language_model, write_lines
 from unmask import cli
 
 
@@ -89,6 +89,33 @@ def test_bad_input_is_one_line_and_status_2(mdm, data_dir, capsys, arguments, wo
     assert (status, out) == (2, "")
     assert words in err
     assert len([line for line in err.splitlines() if "unmask: error" in line]) == 1
+
+
+def test_data_that_is_cut_short_is_named_with_the_place_and_the_remedy(mdm, data_dir, tmp_path, capsys):
+    whole = (data_dir / "baber/piqa/validation.jsonl").read_text()
+    (tmp_path / "baber/piqa").mkdir(parents=True)
+    (tmp_path / "baber/piqa/validation.jsonl").write_text(whole[: len(whole) // 2])
+    status, line = one_error(capsys, "eval", mdm, "--tasks", "piqa", "--data-dir", tmp_path)
+    assert status == 1
+    assert "task 'piqa': its data can't be loaded (JSON parse error" in line
+    assert line.endswith(f"check its files in {tmp_path}")
+    (tmp_path / "baber/piqa/validation.jsonl").write_text("")
+    status, line = one_error(capsys, "eval", mdm, "--tasks", "piqa", "--data-dir", tmp_path)
+    assert status == 2
+    assert line.endswith("baber/piqa/validation.jsonl is empty: put its documents there")
+
+
+def test_data_without_a_field_of_the_task_is_named(mdm, tmp_path, capsys):
+    write_lines(tmp_path / "Rowan/hellaswag/validation.jsonl", [{"activity_label": "Cats", "label": "1"}])
+    status, line = one_error(capsys, "eval", mdm, "--tasks", "hellaswag", "--data-dir", tmp_path)
+    assert status == 1
+    assert f"task 'hellaswag': its data can't be loaded (no field 'ctx_a'): check its files in {tmp_path}" in line
+
+
+def test_nothing_but_the_result_is_said_outside_a_repository(mdm, data_dir, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["eval", mdm, "--tasks", "boolq", "--data-dir", str(data_dir), "--limit", "1"]) == 0
+    assert "git" not in capfd.readouterr().err
 
 
 def one_error(capsys, *arguments):

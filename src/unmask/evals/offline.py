@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,6 +153,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _load(name: str, data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
+    from datasets.exceptions import DatasetsError
     from lm_eval.api.task import ConfigurableTask
 
     config = _config(task_files().get(name) or task_index()[name].yaml_path)
@@ -160,13 +162,16 @@ def _load(name: str, data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
     changed = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}
     if data_dir is not None:
         changed |= _overrides(name, config, data_dir)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it has to say of a bad file is in our error
     try:
         task = cast("Any", ConfigurableTask(config=changed))
-    except (OSError, ValueError, ConnectionError) as error:
+    except (OSError, ValueError, KeyError, ConnectionError, DatasetsError) as error:
         if isinstance(error, UnmaskError):
             raise
-        remedy = "give --data-dir with its files" if data_dir is None else "check its files"
-        raise UnmaskError(f"task {name!r}: its data can't be loaded ({_first_line(error)}): {remedy}") from error
+        error = error.__cause__ if isinstance(error.__cause__, Exception) else error  # which says where in the file
+        remedy = "give --data-dir with its files" if data_dir is None else f"check its files in {data_dir}"
+        reason = f"no field {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise UnmaskError(f"task {name!r}: its data can't be loaded ({reason}): {remedy}") from error
     if not len(task.eval_docs):
         raise UsageError(f"task {name!r}: has no documents to evaluate: check its data")
     return task, config
@@ -181,6 +186,9 @@ def _overrides(name: str, config: dict[str, Any], data_dir: Path) -> dict[str, A
         raise UsageError(f"task {name!r}: no {names} (.jsonl.xz, .parquet, .arrow) in {folder}: put it there")
     named = {field: config.get(field) for field in SPLIT_FIELDS}
     used = {split for split in named.values() if split in files}
+    for split in used:
+        if not files[split].stat().st_size:
+            raise UsageError(f"task {name!r}: {files[split]} is empty: put its documents there")
     return {
         "dataset_path": reader,
         "dataset_name": None,
