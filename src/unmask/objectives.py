@@ -205,11 +205,16 @@ def arm(
     mask_id: int | None = None,
     bos_id: int | None = None,
     rows: Rows | None = None,
+    first_scored: bool = True,
 ) -> Corrupted:
     """Autoregression: the row moved right by one behind the beginning-of-text token; every token is scored once.
 
-    So an ARM sees and scores exactly the tokens that an MDM does. Raises `UsageError` without a `bos_id`.
+    So an ARM sees and scores exactly the tokens that an MDM does. Raises `UsageError` without a `bos_id`. With
+    `first_scored` false none is needed: the row is read as it is, each token scored by those before it, and what comes
+    out is shorter by the first token.
     """
+    if not first_scored:
+        return Corrupted(tokens_BL[:, :-1], tokens_BL[:, 1:], torch.ones(tokens_BL[:, 1:].shape))
     if bos_id is None:
         raise UsageError("objective arm: the tokenizer has no beginning-of-text token: prepare the data with one")
     inputs_BL = torch.cat([torch.full_like(tokens_BL[:, :1], bos_id), tokens_BL[:, :-1]], dim=1)

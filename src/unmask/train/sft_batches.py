@@ -40,6 +40,8 @@ class SftBatches:
     eos_id: int
     mask_id: int | None
     """None for a causal network."""
+    first_scored: bool
+    """False for a causal network without a beginning-of-text token: its rows are shorter by the first token."""
 
     def iterate(self, start_step: int = 0) -> Generator[Batch]:
         """The batches from `start_step` on."""
@@ -50,14 +52,15 @@ class SftBatches:
 
     def __getitem__(self, step: int) -> Batch:
         run, numbers_G = self.run, self.order[step]
+        unscored = 0 if self.first_scored else 1
         if run.packing:  # any example may stand in a row of this process
             corrupted = self._corrupted(step, Rows(0, run.batch_size), run.batch_size)
             rows = dealt(self.order.rows(step), self.world)
-            corrupted = packed(corrupted, self.train.lengths_N[numbers_G].tolist(), rows)
+            corrupted = packed(corrupted, (self.train.lengths_N[numbers_G] - unscored).tolist(), rows)
         else:
             corrupted = self._corrupted(step, self.rows, run.batch_size // self.world.size)
         widths_G = self.train.lengths_N[numbers_G] if run.padding == "masked" else self.order.width(step)
-        scored = int((widths_G - self.train.prompts_N[numbers_G]).sum())
+        scored = int((widths_G - self.train.prompts_N[numbers_G].clip(min=unscored)).sum())
         return Batch(split(corrupted, run.micro_batch_size), scored)
 
     def _corrupted(self, step: int, rows: Rows, count: int) -> Corrupted:
@@ -75,7 +78,8 @@ class SftBatches:
         real_BL = place_L < lengths_B1 if run.padding == "masked" else torch.ones_like(prompt_BL)
 
         corrupted = self.corrupt(tokens_BL, seeding.generator(run.seed, "corruption", step), rows=rows)
-        corrupted = objectives.only_at(corrupted, tokens_BL, real_BL & ~prompt_BL, causal=causal)
+        answer_BL = (real_BL & ~prompt_BL)[:, tokens_BL.shape[1] - corrupted.inputs_BL.shape[1] :]
+        corrupted = objectives.only_at(corrupted, tokens_BL, answer_BL, causal=causal)
         if self.mask_id is not None and run.prompt_drop:
             drawn_G = torch.rand(rows.total, generator=seeding.generator(run.seed, "prompt drop", step))
             dropped_B1 = (drawn_G < run.prompt_drop)[here, None]

@@ -126,7 +126,10 @@ class SftTask:
         assert self.tokenizer.eos_id is not None
         mask_id = None if self.run.objective in objectives.CAUSAL else self.tokenizer.mask_id
         rows = world.rows(self.run.batch_size)
-        return SftBatches(self.run, self.train, self.order, corrupt, world, rows, self.tokenizer.eos_id, mask_id)
+        first_scored = mask_id is not None or self.tokenizer.bos_id is not None
+        return SftBatches(
+            self.run, self.train, self.order, corrupt, world, rows, self.tokenizer.eos_id, mask_id, first_scored
+        )
 
     def validation(self) -> SftValidation | None:
         """On the held-out examples, spread evenly over them; None where there is none or the run wants none."""
