@@ -45,7 +45,7 @@ from unmask.sizes import FAMILY
 TASKS = ("hellaswag", "piqa", "boolq", "lambada_openai")
 TRUTH_DRAWS = 1024
 """Of ours, to know the bound of answers of more than ten tokens by; their own error is a tenth of the reference's."""
-LADDER = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
+LADDER = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128)
 VOCABULARY = 32000
 BATCH = 32
 """Rows of the reference that go through the network at a time."""
