@@ -119,7 +119,9 @@ def test_there_may_be_no_validation(tiny: Tiny, corpus: Path) -> None:
 
 
 def test_a_split_that_is_not_there_is_refused(tiny: Tiny, corpus: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'valid'"):
+    with pytest.raises(
+        UsageError, match=r"did you mean 'valid'\?.*: hold text out with .*, or give --validation-windows 0"
+    ):
         Validation.open(tiny(validation_split="vald"), Corpus.open(corpus))
     with pytest.raises(UnmaskError, match=r"split 'valid' has \d+ tokens, less than one window of 9999"):
         Validation.open(dataclasses.replace(tiny(), length=9999), Corpus.open(corpus))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmask.config import RunConfig
 from unmask.data.source import Corpus, TokenSource
-from unmask.errors import UnmaskError
+from unmask.errors import UnmaskError, UsageError
 from unmask.evals import perplexity
 from unmask.model import Transformer
 from unmask.network_logits import CausalLogits, MaskedLogits
@@ -51,7 +51,12 @@ class Validation:
         """
         if not run.validation_windows:
             return None
-        source = corpus.split(run.validation_split)
+        try:
+            source = corpus.split(run.validation_split)
+        except UsageError as error:
+            raise UsageError(
+                f"{error}: hold text out with unmask prepare --valid-fraction, or give --validation-windows 0"
+            ) from None
         total = len(source) // run.length
         if not total:
             raise UnmaskError(
