@@ -68,8 +68,8 @@ def test_logits_equal_those_of_transformers_llama_on_the_same_weights(heads, bia
         )
     )
     theirs.load_state_dict(to_llama(model.state_dict(), model.config), strict=True)
-    with torch.no_grad():
-        torch.testing.assert_close(model(tokens(2, 13)), theirs.eval()(tokens(2, 13)).logits, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():  # against float64 both are off by up to 2.4e-5, which way depends on the processor
+        torch.testing.assert_close(model(tokens(2, 13)), theirs.eval()(tokens(2, 13)).logits, atol=1e-4, rtol=1e-5)
 
 
 def test_logits_equal_those_of_transformers_qwen3_on_the_same_weights():
