@@ -92,7 +92,7 @@ def test_logits_equal_those_of_transformers_qwen3_on_the_same_weights():
     )
     theirs.load_state_dict(to_llama(model.state_dict(), model.config), strict=True)
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens(2, 13)), theirs.eval()(tokens(2, 13)).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model(tokens(2, 13)), theirs.eval()(tokens(2, 13)).logits, atol=1e-4, rtol=1e-5)
 
 
 def test_a_shifted_network_predicts_each_token_from_the_position_before_it():
