@@ -56,6 +56,10 @@ COMMANDS: dict[str, Command] = {
         "Evaluations side by side, with paired differences.",
         "unmask compare mdm.json arm.json --format latex",
     ),
+    "join": Command(
+        "One evaluation from its parts: other tasks, or other items of a task.",
+        "unmask join piqa-0.json piqa-1000.json --out piqa.json",
+    ),
     "tune-guidance": Command(
         "Choose the guidance weight on a part of a task; report on the rest.",
         "unmask tune-guidance runs/first/model --task openbookqa",
