@@ -8,7 +8,7 @@ harness itself wrote belongs to one run and stays with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -112,7 +112,8 @@ def _join_metric(task: str, metric: str, parts: Sequence[Part], values: list[flo
         share = float(np.average([figures["value"] for figures in old], weights=counts))
         error = math.sqrt(share * (1 - share) / max(1, total - 1))
         return {"value": share, "stderr_items": error, "stderr_estimate": masks}
-    made = _perplexity if metric == "perplexity" else float  # items have their log-likelihood in place of a perplexity
+    # of each item the log-likelihood is kept, in place of a perplexity
+    made: Callable[[float], float] = _perplexity if metric == "perplexity" else float
     if values is None or not all(
         math.isclose(made(float(np.mean(part["items"][metric]))), figures["value"], rel_tol=1e-6, abs_tol=1e-9)
         for part, figures in zip(parts, old, strict=True)
