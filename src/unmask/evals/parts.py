@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
@@ -115,11 +116,11 @@ def _join_metric(task: str, metric: str, parts: Sequence[Part], values: list[flo
     # of each item the log-likelihood is kept, in place of a perplexity
     made: Callable[[float], float] = _perplexity if metric == "perplexity" else float
     if values is None or not all(
-        math.isclose(made(float(np.mean(part["items"][metric]))), figures["value"], rel_tol=1e-6, abs_tol=1e-9)
+        math.isclose(made(fmean(part["items"][metric])), figures["value"], rel_tol=1e-6, abs_tol=1e-9)
         for part, figures in zip(parts, old, strict=True)
     ):
         raise UsageError(f"join: {metric} of {task} is no mean over its items: evaluate all items in one run")
-    mean = float(np.mean(values))
+    mean = fmean(values)
     error = float(np.std(values, ddof=1) / math.sqrt(total))
     if metric == "perplexity":
         value = _perplexity(mean)
