@@ -97,7 +97,7 @@ COMMANDS: dict[str, Command] = {
         "unmask reversal --out runs/reversal --people 40",
     ),
     "gsm8k": Command(
-        "Problems with rationales: GSM8K, multiplication; decoded twice.",
+        "Problems: GSM8K and multiplication with rationales, countdown; MDM and ARM.",
         "unmask gsm8k --out runs/multiplication --digits 2",
     ),
     "temporal": Command(

@@ -34,6 +34,45 @@ def test_products_are_trained_on_and_solved_by_both_kinds_of_model(tmp_path, cap
     assert "step" not in err
 
 
+def test_countdown_is_solved_in_one_stage_and_has_its_page(tmp_path, capsys):
+    arguments = ["gsm8k", f"--out={tmp_path}", "--task=countdown", "--largest-number=9", "--problems=16", *SMALL]
+    assert cli.main([*arguments, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["task"], whole["data"]) == ("countdown", "countdown of 3 numbers up to 9, targets up to 100")
+    assert [(row["model"], row["sampler"], row["problems"]) for row in whole["rows"]] == [
+        ("mdm", "confidence", 3),
+        ("mdm", "ancestral", 3),
+        ("arm", "autoregressive", 3),
+    ]
+    assert [run["steps"] for run in whole["runs"]] == [1, 1]  # one example of each of 16 problems
+    assert {each["rationales"] for run in whole["runs"] for each in run["samples"]} == {""}
+    page = (tmp_path / "index.html").read_text()
+    assert "<h1>Countdown</h1>" in page
+    assert "rationale" not in page
+    assert len((tmp_path / "gsm8k.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("generated", [True, False])
+def test_countdown_files_are_solved_after_generated_problems_or_those_of_a_file(generated, tmp_path, capsys):
+    train, test = tmp_path / "train.jsonl", tmp_path / "test.jsonl"
+    train.write_text('{"input": "2,3,4,11", "output": "2*4=8,8+3=11"}\n' * 8)
+    test.write_text('{"input": "2,3,5,10", "output": "2+3=5,5+5=10"}\n' * 5)
+    files = ["--task=countdown", "--problems=12"] if generated else [f"--data={train}"]
+    arguments = ["gsm8k", f"--out={tmp_path / 'out'}", f"--test={test}", *files, *SMALL, "--objectives", "arm"]
+    assert cli.main([*arguments, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    told = "countdown of 3 numbers up to 20, targets up to 100; asked: test.jsonl" if generated else "train.jsonl"
+    assert (whole["task"], whole["data"], whole["problems"]) == ("countdown", told, 12 if generated else 8)
+    assert whole["rows"][0]["problems"] == 3
+
+
+def test_files_of_several_kinds_are_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "test.txt").write_text("What?||1 #### 1\n")
+    arguments = ["gsm8k", f"--out={tmp_path / 'out'}", f"--test={tmp_path / 'test.txt'}", "--task=countdown", *SMALL]
+    assert cli.main(arguments) == 2
+    assert "--task, --data and --test: some problems are countdown, others are not" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
 def test_the_published_problems_are_trained_on_and_solved(tmp_path, capsys):
     few = tmp_path / "few.txt"
@@ -51,6 +90,11 @@ def test_the_published_problems_are_trained_on_and_solved(tmp_path, capsys):
     [
         (["--test=a.txt"], "--data and --test: give problems to train on and problems to solve, or neither", 2),
         (["--data=nowhere.txt", "--test=nowhere.txt"], "nowhere.txt: no such file", 2),
+        (["--data=a.jsonl", "--test=a.jsonl", "--task=countdown"], "--task countdown: generates what is trained", 2),
+        (["--task=countdown", "--numbers=1"], "--numbers 1: must be from 2 to 6", 2),
+        (["--task=countdown", "--largest-target=0"], "--largest-target 0: must be from 1 to a million", 2),
+        (["--task=countdown", "--largest-number=2"], "--problems: only 18 of 3003 found", 2),
+        (["--problems=0"], "--problems 0: must be at least 1", 2),
         (["--digits=9"], "--digits 9: must be from 1 to 4", 2),
         (["--seeds=0"], "--seeds 0: must be at least 1", 2),
         (["--samplers", "confidence", "ancestrl"], "unknown sampler 'ancestrl': did you mean 'ancestral'", 2),

@@ -1,20 +1,22 @@
-"""Problems with rationales: their formats, the two examples of each, and what is wrong in a file."""
+"""Problems: the formats of their files, the two examples of each, and what is wrong in a file."""
 
 from pathlib import Path
 
 import pytest
 
-from unmask.data import problems
+from unmask.data import problem_files, problems
+from unmask.data.countdown import Countdown
 from unmask.data.problems import Problem
 from unmask.errors import UnmaskError, UsageError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 DENG = "Anna has 3 eggs and buys 4. How many?||<<3+4=7>> #### 7\n"
+COUNTDOWN = '{"input": "15,44,79,50", "output": "44-15=29,79-29=50"}\n'
 
 
 def test_a_problem_of_deng_gives_two_examples(tmp_path):
     (tmp_path / "a.txt").write_text(DENG + "\nWhat is 5?|| #### 5\n")
-    first, second = problems.read(tmp_path / "a.txt")
+    first, second = problem_files.read(tmp_path / "a.txt")
     assert first == Problem("Anna has 3 eggs and buys 4. How many?", "<<3+4=7>>", "7")
     assert first.examples() == [
         ("Anna has 3 eggs and buys 4. How many? ||", " <<3+4=7>>"),
@@ -25,7 +27,22 @@ def test_a_problem_of_deng_gives_two_examples(tmp_path):
 
 def test_gsm8ks_own_rationales_are_read(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"question": "How many?", "answer": "It is 3+4.\\nSo 7.\\n#### 7"}\n')
-    assert problems.read(tmp_path / "a.jsonl") == [Problem("How many?", "It is 3+4.\nSo 7.", "7")]
+    assert problem_files.read(tmp_path / "a.jsonl") == [Problem("How many?", "It is 3+4.\nSo 7.", "7")]
+
+
+def test_countdown_is_read_with_its_solution_as_answer_and_no_rationale(tmp_path):
+    (tmp_path / "a.jsonl").write_text(COUNTDOWN)
+    (found,) = problem_files.read(tmp_path / "a.jsonl")
+    assert found == Countdown("15,44,79,50", "", "44-15=29,79-29=50")
+    assert found.examples() == [("15,44,79,50 || ####", " 44-15=29,79-29=50")]
+
+
+def test_one_kind_of_problems_at_a_time():
+    sum_, countdown = Problem("1+1", "", "2"), Countdown("1,2,3", "", "1+2=3")
+    problem_files.check_one_kind([sum_, sum_])
+    problem_files.check_one_kind([countdown])
+    with pytest.raises(UsageError, match="some problems are countdown, others are not"):
+        problem_files.check_one_kind([countdown, sum_])
 
 
 @pytest.mark.parametrize(
@@ -38,17 +55,22 @@ def test_gsm8ks_own_rationales_are_read(tmp_path):
         ("a.txt", "\n", "a.txt: holds no problems"),
         ("a.jsonl", DENG, "line 1: not JSON"),
         ("a.jsonl", '{"question": "What?"}', "line 1: no texts 'question' and 'answer'"),
+        ("a.jsonl", "[1, 2]", "line 1: no texts 'question' and 'answer'"),
+        ("a.jsonl", COUNTDOWN + '{"input": "1,x,3", "output": ""}', "line 2: input '1,x,3': give two or more numbers"),
+        ("a.jsonl", '{"input": [1, 2, 3], "output": "1+2=3"}', r"line 1: input \[1, 2, 3\]: give two or more"),
+        ("a.jsonl", '{"input": "30,7,23", "output": "23"}', "line 1: output '23': no solution of 30,7,23: give"),
+        ("a.jsonl", '{"input": "30,7,23"}', "line 1: output None: no solution of 30,7,23"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, name, text, told):
     (tmp_path / name).write_text(text)
     with pytest.raises(UnmaskError, match=told):
-        problems.read(tmp_path / name)
+        problem_files.read(tmp_path / name)
 
 
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(UsageError, match=r"nowhere\.txt: no such file"):
-        problems.read("nowhere.txt")
+        problem_files.read("nowhere.txt")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared data")
@@ -60,10 +82,12 @@ def test_a_file_that_is_not_there_is_named():
         ("gsm8k_deng/valid.txt", 500),
         ("hub/openai/gsm8k/main/train.jsonl", 7473),
         ("hub/openai/gsm8k/main/test.jsonl", 1319),
+        ("planning/cd3_test.jsonl", 1000),
+        ("planning/cd4_test.jsonl", 1000),
     ],
 )
 def test_the_published_files_are_read(file, count):
-    assert len(problems.read(SHARED / file)) == count
+    assert len(problem_files.read(SHARED / file)) == count
 
 
 def test_products_have_their_partial_products_as_rationale():

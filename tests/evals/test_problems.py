@@ -2,7 +2,9 @@
 
 import pytest
 
+from unmask.data.countdown import Countdown
 from unmask.data.problems import Problem
+from unmask.errors import UnmaskError
 from unmask.evals import problems
 from unmask.language_model import Generation
 
@@ -65,6 +67,28 @@ def test_a_question_that_leaves_no_room_is_not_solved():
     lm = Solver(True)
     found = problems.solve(lm, [Problem("1+" * 40 + "1", "", "41"), Problem("1+1", "", "2")], problems.Settings(8, 4))
     assert (found.answers, found.right) == (["", "2"], [False, True])
+
+
+def test_countdown_is_decoded_once_and_any_right_chain_counts():
+    class Chains(Solver):
+        def generate(self, prompts, **arguments):
+            self.calls.append((list(prompts), arguments))
+            fills = [" 4*2=8,3+8=11", " 2*4=8,3+8=12"]
+            return [Generation("", [fill], [], [], 5, 0.0, "s", 0) for fill in fills]
+
+    lm = Chains(False)
+    found = problems.solve(lm, [Countdown("2,3,4,11", "", "2*4=8,8+3=11")] * 2, problems.Settings(0, 20))
+    assert (found.right, found.rationales, found.network_calls) == ([True, False], ["", ""], 5)
+    ((asked, told),) = lm.calls
+    assert asked == ["2,3,4,11 || ####"] * 2
+    assert told["max_new_tokens"] == 20
+
+
+def test_math_verify_is_asked_for_only_where_it_is_needed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    problems.check_installed([Countdown("1,2,3", "", "1+2=3")])
+    with pytest.raises(UnmaskError, match="needs the package math-verify"):
+        problems.check_installed([Problem("1+1", "", "2")])
 
 
 def test_the_papers_decoding_is_the_default():

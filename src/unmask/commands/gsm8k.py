@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.errors import UsageError
 
@@ -23,24 +23,34 @@ FORMAT = "unmask-gsm8k-1"
 
 @dataclass(frozen=True)
 class Options:
-    """Problems with rationales: GSM8K, or multiplication, which small models learn in minutes.
+    """Problems with rationales: GSM8K, or multiplication, which small models learn in minutes; or countdown.
 
     Each problem of --data gives two examples, question to rationale, and both to answer; each of --test is decoded
-    twice accordingly. Models are fine-tuned (--models), or new ones of --size are trained on the problems alone.
+    twice accordingly. Countdown has no rationale, so it gives one example and is decoded once. Models are fine-tuned
+    (--models), or new ones of --size are trained on the problems alone.
     Leaves gsm8k.json, gsm8k.csv, figures and index.html. Run again to go on where it stopped.
     """
 
     out: Path
     """Directory for the runs and the result."""
     data: tuple[Path, ...] = ()
-    """Problems to train on: lines of question||rationale #### answer (Deng et al.), or GSM8K's own .jsonl. None:
-    products of two numbers of --digits, other ones for each seed."""
+    """Problems to train on: lines of question||rationale #### answer (Deng et al.), GSM8K's own .jsonl, or countdown's
+    .jsonl of input and output (Ye et al.). None: they are generated, other ones for each seed."""
     test: Path | None = None
-    """Problems to solve, in either format; with --data."""
-    digits: int = 2
-    """Digits of the factors that are generated."""
+    """Problems to solve, in the same formats; with --data or --task countdown."""
+    task: Literal["multiplication", "countdown"] | None = None
+    """What is generated: products of two numbers of --digits (also without --task), or numbers from which a target is
+    to be reached with + - * /."""
     problems: int = 3000
-    """Products that are generated to train on."""
+    """Problems that are generated to train on; none of them is asked."""
+    digits: int = 2
+    """Digits of the factors of products."""
+    numbers: int = 3
+    """Numbers of a countdown."""
+    largest_number: int = 20
+    """They are from 1 to this."""
+    largest_target: int = 100
+    """Targets are from 1 to this."""
     models: tuple[str, ...] = ()
     """Models to fine-tune; none: new ones, one for each of --objectives."""
     objectives: tuple[str, ...] = ("mdm", "arm")
@@ -81,7 +91,6 @@ def run(options: Options) -> None:
     from unmask.report import problems_page
     from unmask.train.resumed import Stopped
 
-    evals.check_installed()
     _check(options)
     console = Console(stderr=True, highlight=False)
     runs: list[dict[str, Any]] = []
@@ -96,13 +105,14 @@ def run(options: Options) -> None:
         "machine": machine.describe(),
         "versions": machine.versions(),
         "command": "unmask " + shlex.join(sys.argv[1:]),
+        "task": runs[0]["task"],
         "data": runs[0]["data"],
         "problems": runs[0]["problems"],
         "settings": {
             name: getattr(options, name) for name in ("steps", "guidance", "temperature", "limit", "seeds", "seed")
         },
         "runs": [_short(each) for each in runs],
-        "rows": evals.accuracy(runs, shared=bool(options.data), seed=options.seed),
+        "rows": evals.accuracy(runs, shared=options.test is not None, seed=options.seed),
     }
     write_atomically(options.out / "gsm8k.json", json.dumps(whole, indent=1) + "\n")
     page = problems_page.write(whole, options.out)
@@ -116,40 +126,59 @@ def run(options: Options) -> None:
 def _check(options: Options) -> None:
     if not options.models and not options.objectives:
         raise UsageError("--objectives: names none: give mdm, arm or others, or --models to fine-tune")
-    if bool(options.data) != (options.test is not None):
-        raise UsageError("--data and --test: give problems to train on and problems to solve, or neither")
+    if options.data and options.task is not None:
+        raise UsageError(f"--task {options.task}: generates what is trained on: leave it or --data out")
+    if bool(options.data) != (options.test is not None) and options.task != "countdown":
+        raise UsageError(
+            "--data and --test: give problems to train on and problems to solve, or neither; --task countdown needs no "
+            "--data"
+        )
     from unmask import samplers
 
     for sampler in options.samplers:
         samplers.lookup(sampler)
     if not options.samplers or len(set(options.samplers)) < len(options.samplers):
         raise UsageError(f"--samplers {' '.join(options.samplers)}: give different ones")
-    for name, least in (("limit", 0), ("seeds", 1), ("steps", 1), ("guidance", 0), ("temperature", 0)):
+    for name, least in (("limit", 0), ("problems", 1), ("seeds", 1), ("steps", 1), ("guidance", 0), ("temperature", 0)):
         if getattr(options, name) < least:
             raise UsageError(f"--{name} {getattr(options, name)}: must be at least {least}")
 
 
-def _problems(options: Options, seed: int) -> tuple[list[Problem], list[Problem], str]:
+def _problems(options: Options, seed: int) -> tuple[Sequence[Problem], Sequence[Problem], str]:
     """What is trained on, what is asked, and where they are from."""
-    from unmask.data import problems
+    from unmask.data import countdown, problem_files, problems
     from unmask.evals import perplexity
 
+    count = options.limit or 200
+    ranges = countdown.Ranges(options.numbers, options.largest_number, options.largest_target)
+    if options.test is None and options.task == "countdown":
+        found = countdown.generate(ranges, options.problems + count, seed)
+        return found[: options.problems], found[options.problems :], str(ranges)
     if options.test is None:
-        train, test = problems.multiplication(options.digits, options.problems, options.limit or 200, seed)
+        train, test = problems.multiplication(options.digits, options.problems, count, seed)
         return train, test, f"products of two numbers of {options.digits} digit{'s' if options.digits > 1 else ''}"
-    train = [each for file in options.data for each in problems.read(file)]
-    test = problems.read(options.test)
+    test = problem_files.read(options.test)
+    if options.task == "countdown":
+        train = countdown.generate(ranges, options.problems, seed, apart_from=test)
+        source = f"{ranges}; asked: {options.test.name}"
+    else:
+        train = [each for file in options.data for each in problem_files.read(file)]
+        source = ", ".join(file.name for file in options.data)
+    problem_files.check_one_kind([*train, *test])
     chosen = perplexity.spread(len(test), options.limit or len(test))
-    return train, [test[index] for index in chosen], ", ".join(file.name for file in options.data)
+    return train, [test[index] for index in chosen], source
 
 
 def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, Any]]:
     """Train each model with one seed and let it solve."""
+    from unmask.data.countdown import Countdown
+    from unmask.evals import problems as evals
     from unmask.recipes import problems as recipe
     from unmask.recipes import small_tuning
     from unmask.train.resumed import trained
 
     train, test, source = _problems(options, seed)
+    evals.check_installed(test)
     folder = options.out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     file = recipe.examples_file(train, folder / "examples.jsonl")
@@ -179,6 +208,7 @@ def _runs(options: Options, seed: int, console: Console) -> Iterator[dict[str, A
         yield {
             "model": name,
             "seed": seed,
+            "task": "countdown" if isinstance(test[0], Countdown) else "rationales",
             "data": source,
             "problems": len(train),
             "objective": last["objective"],
@@ -221,11 +251,11 @@ def _solved(
 
 
 def _longest(lm: LanguageModel, train: Sequence[Problem]) -> tuple[int, int]:
-    """Tokens, with the end of text, of the longest rationale and answer of the examples that fit into the context."""
+    """Tokens, with the end of text, of the longest rationale (0 without any) and answer that fit into the context."""
     from unmask.recipes.problems import CONTEXT
 
     context = min(CONTEXT, lm.config.context_length)
-    longest = [1, 1]
+    longest = [0, 1]
     for problem in train:
         for place, (asked, rest) in zip((1, 0), reversed(problem.examples()), strict=False):
             before, whole = len(lm.tokenizer.encode(asked)), len(lm.tokenizer.encode(asked + rest)) + 1

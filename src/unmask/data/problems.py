@@ -1,22 +1,16 @@
-r"""Problems with rationales: GSM8K in its own form and in that of Deng et al., and multiplication that is generated.
-
-    deng        question||rationale #### answer                              one a line (Deng et al., 2023)
-    gsm8k       {"question": "...", "answer": "rationale\n#### answer"}      JSON lines (Cobbe et al., 2021)
+"""Problems with rationales, and multiplication that is generated.
 
 Each problem gives two examples to train on (Nie et al., 2025, section 5): the rationale after the question, and the
-answer after both. So it is also decoded twice.
+answer after both. So it is also decoded twice. One without a rationale gives the second alone.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
 
-from unmask.errors import UnmaskError, UsageError
+from unmask.errors import UsageError
 from unmask.seeding import derived_seed
 
 QUESTION_END, ANSWER_MARK = "||", "####"
@@ -44,26 +38,6 @@ class Problem:
         """Both examples, each a prompt and what follows; the second alone where there is no rationale."""
         rationale = [(self.asked, f" {self.rationale}")] if self.rationale else []
         return [*rationale, (self.with_rationale(self.rationale), f" {self.answer}")]
-
-
-def read(path: str | Path) -> list[Problem]:
-    """The problems of a file in either format.
-
-    Raises `UsageError` for a path that is no file, and `UnmaskError`, which names the line, for a problem without `||`
-    or `####`, without question or answer, and for a file without any. A rationale may be empty, as some of Deng's are.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: {'not a file' if path.exists() else 'no such file'}: give a file of problems")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UnmaskError(f"{path}: byte {error.start}: not UTF-8: save it as UTF-8") from None
-    parse = _gsm8k if path.suffix == ".jsonl" else _deng
-    found = [parse(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise UnmaskError(f"{path}: holds no problems: give a file with some")
-    return found
 
 
 def multiplication(digits: int, train: int, test: int, seed: int = 0) -> tuple[list[Problem], list[Problem]]:
@@ -104,33 +78,3 @@ def examples(problems: Sequence[Problem]) -> list[tuple[str, str]]:
 
 def _spaced(number: int) -> str:
     return " ".join(str(number))
-
-
-def _deng(line: str, where: str) -> Problem:
-    question, end, rest = line.partition(QUESTION_END)
-    if not end:
-        raise UnmaskError(f"{where}: no {QUESTION_END} between question and rationale: add it")
-    return _checked(question, rest, where)
-
-
-def _gsm8k(line: str, where: str) -> Problem:
-    try:
-        item = json.loads(line)
-    except ValueError as error:
-        raise UnmaskError(f"{where}: not JSON ({error}): mend it") from None
-    fields = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-    question, answer = fields.get("question"), fields.get("answer")
-    if not isinstance(question, str) or not isinstance(answer, str):
-        raise UnmaskError(f"{where}: no texts 'question' and 'answer': give both")
-    return _checked(question, answer, where)
-
-
-def _checked(question: str, rest: str, where: str) -> Problem:
-    rationale, mark, answer = rest.rpartition(ANSWER_MARK)
-    if not mark:
-        raise UnmaskError(f"{where}: no {ANSWER_MARK} before the answer: add it")
-    problem = Problem(question.strip(), rationale.strip(), answer.strip())
-    for name in ("question", "answer"):
-        if not getattr(problem, name):
-            raise UnmaskError(f"{where}: an empty {name}: give one")
-    return problem

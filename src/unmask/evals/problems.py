@@ -1,8 +1,8 @@
 """Solving problems in two decodings (Nie et al., 2025, section 5): a rationale after the question, then the answer.
 
-An answer is right if it is equal to the known one by `math-verify`: 5.50 is 5.5, 70,000 is 70000. The paper's decoding
-of a masked model is 256 steps each, temperature 0.1 and unsupervised guidance 0.1; an autoregressive model writes as
-many tokens.
+An answer is right if it is equal to the known one by `math-verify`: 5.50 is 5.5, 70,000 is 70000; that of a countdown,
+which has no rationale and is decoded once, if its equations reach the target. The paper's decoding of a masked model is
+256 steps each, temperature 0.1 and unsupervised guidance 0.1; an autoregressive model writes as many tokens.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from unmask.data import countdown
+from unmask.data.countdown import Countdown
 from unmask.data.problems import Problem
 from unmask.errors import UnmaskError
 from unmask.evals.resampling import share
@@ -28,7 +30,7 @@ class Settings:
 
     rationale_positions: int
     answer_positions: int
-    """Tokens that it writes in the first and in the second decoding."""
+    """Tokens that it writes in the first and in the second decoding; with none in the first, it answers at once."""
     sampler: str = "confidence"
     """Of a masked model: confidence (the paper's greedy decoding), ancestral, or another."""
     steps: int = 256
@@ -45,7 +47,7 @@ class Solved:
     answers: list[str]
     right: list[bool]
     network_calls: float
-    """For a problem, in both decodings, on average."""
+    """For a problem, in all its decodings, on average."""
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
@@ -55,23 +57,25 @@ class Solved:
 def solve(
     lm: LanguageModel, problems: Sequence[Problem], settings: Settings, on_progress: OnProgress | None = None
 ) -> Solved:
-    """Decode a rationale for each problem, then an answer after it. Raises `UnmaskError` without math-verify."""
-    check_installed()
+    """Decode a rationale for each problem, then an answer after it. Raises `UnmaskError` if math-verify is missing."""
+    check_installed(problems)
     rationales: list[str] = []
     answers: list[str] = []
     calls = 0
     for start in range(0, len(problems), BATCH):
         batch = problems[start : start + BATCH]
-        first, cost = _written(lm, [each.asked for each in batch], settings.rationale_positions, settings)
+        first = [""] * len(batch)
+        if settings.rationale_positions:
+            first, cost = _written(lm, [each.asked for each in batch], settings.rationale_positions, settings)
+            calls += cost
         rationales += first
-        calls += cost
         asked = [each.with_rationale(rationale) for each, rationale in zip(batch, first, strict=True)]
         second, cost = _written(lm, asked, settings.answer_positions, settings)
         answers += second
         calls += cost
         if on_progress is not None:
             on_progress(len(answers), len(problems))
-    right = [equal(problem.answer, answer) for problem, answer in zip(problems, answers, strict=True)]
+    right = [is_right(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
     return Solved(rationales, answers, right, calls / len(problems))
 
 
@@ -102,6 +106,13 @@ def _written(lm: LanguageModel, prompts: Sequence[str], positions: int, settings
             texts[place] = each.fills[0].strip()
             calls += each.network_calls
     return texts, calls
+
+
+def is_right(problem: Problem, written: str) -> bool:
+    """Whether an answer solves the problem."""
+    if isinstance(problem, Countdown):
+        return countdown.reaches(problem.numbers, problem.target, written)
+    return equal(problem.answer, written)
 
 
 def equal(expected: str, written: str) -> bool:
@@ -153,7 +164,8 @@ def accuracy(runs: Sequence[dict[str, Any]], *, shared: bool, seed: int = 0) -> 
     return rows
 
 
-def check_installed() -> None:
-    """Raise `UnmaskError` unless math-verify is there."""
-    if importlib.util.find_spec("math_verify") is None:
+def check_installed(problems: Sequence[Problem]) -> None:
+    """Raise `UnmaskError` if these problems need math-verify and it is not there."""
+    needed = not all(isinstance(each, Countdown) for each in problems)
+    if needed and importlib.util.find_spec("math_verify") is None:
         raise UnmaskError("unmask gsm8k: needs the package math-verify: pip install math-verify")

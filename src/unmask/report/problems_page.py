@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,46 @@ from unmask.scaling import numbers
 from unmask.scaling.figures import save_forms
 
 HEADS = ("model", "decoding", "runs", "problems", "calls", "solved", "95%")
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the page says of one kind of problem."""
+
+    title: str
+    lead: str
+    trained: str
+    """What the models see."""
+    decodings: str
+    right: str
+    """When an answer is right."""
+    samples: dict[str, str]
+    """The columns of what is written, by their names in the JSON."""
+
+
+WORDS = {
+    "rationales": Words(
+        "Problems with rationales",
+        "A rationale is written after the question, an answer after both.",
+        "the same two examples of each problem",
+        "Decoding is done twice",
+        "if math-verify finds it equal",
+        {
+            "questions": "question",
+            "expected": "answer",
+            "rationales": "rationale that was written",
+            "answers": "answer that was written",
+        },
+    ),
+    "countdown": Words(
+        "Countdown",
+        "Equations that take each number once and end at the target, the last number of the question.",
+        "the same example of each problem",
+        "Decoding is done once",
+        "if its equations are, take each number once and lead to the target",
+        {"questions": "question", "expected": "a known answer", "answers": "answer that was written"},
+    ),
+}
 
 
 def write(whole: dict[str, Any], directory: Path) -> Path:
@@ -68,13 +109,14 @@ def page_html(whole: dict[str, Any], files: dict[str, str]) -> str:
     )
     caption = "Share of problems whose answer is right. Bars are means with 95% intervals, dots are single seeds."
     others = {"CSV": "gsm8k.csv", "JSON": "gsm8k.json"}
+    words = WORDS[whole["task"]]
     return document(
-        "Problems with rationales",
+        words.title,
         [
             "<header>",
             paragraph("unmask gsm8k", kind="eyebrow"),
-            "<h1>Problems with rationales</h1>",
-            paragraph(text("A rationale is written after the question, an answer after both."), kind="lead"),
+            f"<h1>{text(words.title)}</h1>",
+            paragraph(text(words.lead), kind="lead"),
             paragraph(text(facts), kind="facts"),
             "</header>",
             section("figure", "Solved", picture(files, "Share of solved problems, by model", caption, others)),
@@ -99,26 +141,27 @@ def _runs(row: dict[str, Any]) -> list[float]:
 
 def _samples(whole: dict[str, Any]) -> list[str]:
     first = min(run["seed"] for run in whole["runs"])
-    names = ("questions", "expected", "rationales", "answers")
+    columns = WORDS[whole["task"]].samples
     parts: list[str] = []
     for run in whole["runs"]:
         if run["seed"] == first:
             lines = [
-                [f'<span class="wrap">{text(each[name])}</span>' for name in names]
+                [f'<span class="wrap">{text(each[name])}</span>' for name in columns]
                 for each in cast("list[dict[str, str]]", run["samples"])
             ]
-            heads = ["question", "answer", "rationale that was written", "answer that was written"]
-            parts += [f"<h3>{model_name(run['model'])}</h3>", table(heads, lines, words=(0, 1, 2, 3))]
+            shown = table([*columns.values()], lines, words=range(len(columns)))
+            parts += [f"<h3>{model_name(run['model'])}</h3>", shown]
     return parts
 
 
 def _method(whole: dict[str, Any]) -> list[str]:
     settings = whole["settings"]
+    words = WORDS[whole["task"]]
     return [
-        "All models see the same two examples of each problem in the same order, for the same number of steps.",
-        f"Decoding is done twice, temperature {settings['temperature']:g}; masked models take at most "
+        f"All models see {words.trained} in the same order, for the same number of steps.",
+        f"{words.decodings}, temperature {settings['temperature']:g}; masked models take at most "
         f"{settings['steps']} steps each, with unsupervised guidance {settings['guidance']:g}.",
-        "An answer is right if math-verify finds it equal. Intervals are Wilson's, for the number of independent "
-        "problems that has the variance of a bootstrap over seeds and problems.",
+        f"An answer is right {words.right}. Intervals are Wilson's, for the number of independent problems that "
+        "has the variance of a bootstrap over seeds and problems.",
         f"To repeat: {whole['command']}",
     ]
