@@ -210,8 +210,8 @@ def arm(
     """Autoregression: the row moved right by one behind the beginning-of-text token; every token is scored once.
 
     So an ARM sees and scores exactly the tokens that an MDM does. Raises `UsageError` without a `bos_id`. With
-    `first_scored` false none is needed: the row is read as it is, each token scored by those before it, and what comes
-    out is shorter by the first token.
+    `first_scored` false none is needed, as for models from elsewhere that know none: the row is read as it is, each
+    token scored by those before it, and what comes out is shorter by the first token.
     """
     if not first_scored:
         return Corrupted(tokens_BL[:, :-1], tokens_BL[:, 1:], torch.ones(tokens_BL[:, 1:].shape))

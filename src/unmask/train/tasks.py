@@ -18,7 +18,6 @@ from unmask.data.tokenizer import Tokenizer
 from unmask.model import Transformer
 from unmask.objectives import Corrupted, Objective
 from unmask.records import Record
-from unmask.sft_config import SftConfig
 from unmask.train.parallel import World
 
 
@@ -104,8 +103,8 @@ def with_settings(run: RunConfig, mask_id: int | None, bos_id: int | None, block
         settings |= {"eps": run.mask_eps, "stratified": run.stratified, "weighting": run.weighting}
     elif run.objective in ("mlm", "span"):
         settings |= {"rate": run.mask_rate}
-    elif run.objective in objectives.CAUSAL and isinstance(run, SftConfig):
-        settings |= {"first_scored": bos_id is not None}  # a prompt comes first, which is not scored anyway
+    elif run.objective in objectives.CAUSAL and run.init_from:
+        settings |= {"first_scored": bos_id is not None}  # a model from elsewhere goes on as it was trained
     elif run.objective in objectives.BLOCK_CAUSAL:
         settings |= {"block_length": block_length or run.block_length}
     return functools.partial(objectives.lookup(run.objective), **settings)

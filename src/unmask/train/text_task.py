@@ -86,7 +86,10 @@ class TextTask:
             rows=slice(rows.start, rows.start + run.batch_size // world.size),
             unique_tokens=run.unique_tokens,
         )
-        return TextBatches(run, windows, corrupt, rows)
+        first_scored = run.objective not in objectives.CAUSAL or self.tokenizer.bos_id is not None
+        if not first_scored and run.length < 2:
+            raise UsageError(f"length {run.length}: without a beginning-of-text token nothing is scored: raise it")
+        return TextBatches(run, windows, corrupt, rows, first_scored)
 
     def samples(self, done: int, model: Transformer, world: World, *, bfloat16: bool) -> list[Record]:
         """None."""
@@ -105,10 +108,12 @@ class TextBatches:
     windows: pipeline.Batches
     corrupt: Objective
     rows: Rows
+    first_scored: bool
+    """False for a causal network without a beginning-of-text token: its rows are shorter by the first token."""
 
     def iterate(self, start_step: int = 0) -> Generator[Batch]:
         """The batches from `start_step` on."""
-        scored = self.run.batch_size * self.run.length
+        scored = self.run.batch_size * (self.run.length - (not self.first_scored))
         with closing(self.windows.iterate(start_step)) as windows:
             for step, tokens in enumerate(windows, start_step):
                 yield Batch(micro_batches(torch.from_numpy(tokens), self.run, step, self.corrupt, self.rows), scored)

