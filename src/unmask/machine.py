@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
+from unmask.wording import counted
+
 VERSIONED = ("unmask", "torch", "numpy", "scipy", "grain", "tokenizers", "transformers", "datasets", "safetensors")
 """The distributions whose versions can change a result."""
 
@@ -33,7 +35,7 @@ def describe() -> str:
     Accelerators are named only where torch is loaded already, so that a report needs no torch.
     """
     cores = usable_cores()
-    parts = [f"{_processor()}, {cores} core{'s' if cores != 1 else ''}"]
+    parts = [f"{_processor()}, {counted(cores, 'core')}"]
     memory = _memory_bytes()
     if memory:
         parts.append(f"{memory / 2**30:.0f} GiB memory")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.errors import UsageError
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -156,7 +157,7 @@ def _problems(options: Options, seed: int) -> tuple[Sequence[Problem], Sequence[
         return found[: options.problems], found[options.problems :], str(ranges)
     if options.test is None:
         train, test = problems.multiplication(options.digits, options.problems, count, seed)
-        return train, test, f"products of two numbers of {options.digits} digit{'s' if options.digits > 1 else ''}"
+        return train, test, f"products of two numbers of {counted(options.digits, 'digit')}"
     test = problem_files.read(options.test)
     if options.task == "countdown":
         train = countdown.generate(ranges, options.problems, seed, apart_from=test)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from unmask.errors import UnmaskError, UsageError
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from unmask.evals.quality import Figure, Quality, Split
@@ -189,7 +190,7 @@ def _print(found: dict[str, Quality], options: Options) -> None:
         notes.append(f"copied: in runs of {options.copied_length} that the training texts have")
     empty = sum(figures.empty for figures in found.values())
     if empty:
-        notes.append(f"{empty} empty sample{'s' if empty > 1 else ''} left out")
+        notes.append(f"{counted(empty, 'empty sample')} left out")
     print(f"[± standard errors over samples; {'; '.join(notes)}]")
     if options.reference is not None and len(found) > 1:
         print(_at_equal_entropy(found))

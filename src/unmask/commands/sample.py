@@ -12,6 +12,7 @@ import tyro
 
 from unmask.commands.sampling_options import SamplingOptions
 from unmask.errors import UsageError
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from unmask.language_model import Generation, LanguageModel
@@ -79,7 +80,7 @@ def run(options: Options) -> None:
         if options.json:
             print(json.dumps(generation.to_dict(), ensure_ascii=False))
         else:
-            calls = f"{generation.network_calls} network call{'s' if generation.network_calls != 1 else ''}"
+            calls = counted(generation.network_calls, "network call")
             text = generation.fills[0].strip() if options.chat else generation.text
             print(f"{text}\n[{generation.sampler}, seed {seed}: {calls}, {generation.seconds:.2f} s]")
             _print_details(generation)

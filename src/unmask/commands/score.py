@@ -11,6 +11,8 @@ from typing import Annotated
 
 import tyro
 
+from unmask.wording import counted
+
 
 @dataclass(frozen=True)
 class Options:
@@ -64,5 +66,5 @@ def run(options: Options) -> None:
     kind = "minus the bound on the negative log-likelihood: the true value is no lower" if bound else "exact"
     if not bound and not lm.config.causal:
         kind = "exact for revealing from left to right"
-    calls = f"{estimate.network_calls} network call{'s' if estimate.network_calls != 1 else ''}"
+    calls = counted(estimate.network_calls, "network call")
     print(f"log-likelihood {estimate.log_likelihood:.4f}{error} nats\n[{kind}; {calls}, {seconds:.2f} s]")

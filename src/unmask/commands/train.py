@@ -18,6 +18,7 @@ from unmask import arguments, recipes
 from unmask.config import RunConfig
 from unmask.errors import UsageError
 from unmask.sft_config import SftConfig
+from unmask.wording import counted
 
 PROG = "unmask train"
 
@@ -88,7 +89,7 @@ def sentence(last: dict[str, Any], out: Path) -> str:
             f"stopped by {last['signal']} after step {last['step']:,} of {last['steps']:,}, "
             f"saved in {out / 'checkpoints'}: add --resume to go on"
         )
-    steps = f"{last['step']:,} step{'s' if last['step'] != 1 else ''}"
+    steps = counted(last["step"], "step")
     best = ""
     if last.get("best_step", last["step"]) != last["step"]:
         best = f"; the best, {last['best_loss']:.4f} at step {last['best_step']:,}, in {out / 'best'}"

@@ -18,6 +18,7 @@ from unmask.scaling.figure_style import (
     rc_settings,
 )
 from unmask.scaling.figures import save_forms
+from unmask.wording import counted
 
 import matplotlib as mpl  # isort: skip
 from matplotlib.axes import Axes  # isort: skip
@@ -50,7 +51,7 @@ def frontier_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: The
         panels = panels_of(figure, len(batches), rows, columns, shape)
         for place, (batch, panel) in enumerate(zip(batches, panels, strict=True)):
             _panel(panel, result, place, colors, theme)
-            panel.set_title(f"{batch} sample{'s' if batch > 1 else ''} at a time", loc="left")
+            panel.set_title(f"{counted(batch, 'sample')} at a time", loc="left")
             panel.set_xlabel("seconds for a sample")
             if place % columns == 0:
                 panel.set_ylabel("nats per token above the ARM\nat equal entropy")

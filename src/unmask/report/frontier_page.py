@@ -11,6 +11,7 @@ from unmask.report.document import document, picture
 from unmask.report.markup import bullets, paragraph, plus_minus, section, table, text
 from unmask.report.plain_tables import write_csv
 from unmask.scaling import numbers
+from unmask.wording import counted
 
 COLUMNS = (
     "setting",
@@ -74,7 +75,7 @@ def rows(result: dict[str, Any]) -> list[list[Any]]:
 
 def headline(speedup: dict[str, Any]) -> str:
     """What one batch size shows, in words."""
-    batch = f"{speedup['batch']} sample{'s' if speedup['batch'] > 1 else ''} at a time"
+    batch = f"{counted(speedup['batch'], 'sample')} at a time"
     if speedup["ratio"] is None:
         if speedup["nearest_gap"] is None:
             return f"{batch}: no setting writes text as diverse as the ARM's, so none can be compared"

@@ -13,6 +13,7 @@ from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.shares_figure import Bar, Panel, shares_figure
 from unmask.scaling import numbers
 from unmask.scaling.figures import save_forms
+from unmask.wording import counted
 
 HEADS = ("model", "decoding", "runs", "problems", "calls", "solved", "95%")
 
@@ -104,8 +105,8 @@ def page_html(whole: dict[str, Any], files: dict[str, str]) -> str:
     run, settings = whole["runs"][0], whole["settings"]
     facts = (
         f"{whole['data']}: {whole['problems']:,} problems · {numbers.count(run['params'])} parameters, "
-        f"{run['epochs']:g} epochs, {numbers.count(run['tokens'])} tokens · {settings['seeds']} "
-        f"seed{'s' if settings['seeds'] > 1 else ''} · {whole['machine']}"
+        f"{run['epochs']:g} epochs, {numbers.count(run['tokens'])} tokens · "
+        f"{counted(settings['seeds'], 'seed')} · {whole['machine']}"
     )
     caption = "Share of problems whose answer is right. Bars are means with 95% intervals, dots are single seeds."
     others = {"CSV": "gsm8k.csv", "JSON": "gsm8k.json"}

@@ -13,6 +13,7 @@ from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.shares_figure import Bar, Panel, shares_figure
 from unmask.scaling import numbers
 from unmask.scaling.figures import save_forms
+from unmask.wording import counted
 
 HEADS = ("model", "asked", "test", "w", "steps", "items", "exact", "95%", "BLEU", "95%", "choice", "95%", "chance")
 KINDS = {"same": "as trained", "reverse": "reversed"}
@@ -142,7 +143,7 @@ def _facts(whole: dict[str, Any]) -> str:
     seeds = whole["settings"]["seeds"]
     return (
         f"{whole['data']}: {whole['sentences']:,} sentences · {numbers.count(run['params'])} parameters, "
-        f"{run['epochs']:g} epochs, {numbers.count(run['tokens'])} tokens · {seeds} seed{'s' if seeds > 1 else ''} · "
+        f"{run['epochs']:g} epochs, {numbers.count(run['tokens'])} tokens · {counted(seeds, 'seed')} · "
         f"{whole['machine']}"
     )
 

@@ -13,6 +13,7 @@ from unmask.report.markup import bullets, paragraph, plus_minus, power, section,
 from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.temporal_figure import label
 from unmask.scaling import numbers
+from unmask.wording import counted
 
 COLUMNS = (
     "name",
@@ -193,7 +194,7 @@ def _facts(result: dict[str, Any]) -> str:
     settings, periods = result["settings"], result["periods"]
     return (
         f"size {text(settings['size'])} · {power(settings['flops'])} FLOPs · "
-        f"{len(settings['seeds'])} seed{'s' if len(settings['seeds']) > 1 else ''} · "
+        f"{counted(len(settings['seeds']), 'seed')} · "
         + " · ".join(
             f"{name}: {each['documents']} documents, {numbers.count(each['tokens'])} tokens evaluated"
             for name, each in periods.items()

@@ -13,6 +13,7 @@ from typing import Any, cast
 from unmask.report.document import document
 from unmask.report.markup import bullets, paragraph, section, table, text
 from unmask.report.samples import LEGEND, SHADES, shade
+from unmask.wording import counted
 
 MASK = "░"
 ON_THE_WAY = 4
@@ -41,7 +42,7 @@ def page_html(trace: Json) -> str:
         paragraph("unmask sample", kind="eyebrow"),
         "<h1>How the text was revealed</h1>",
         paragraph(text("Every step of the sampler, and how probable the network held what it drew."), kind="lead"),
-        paragraph(text(f"{Path(trace['model']).name}, {len(samples)} sample{'s' if len(samples) > 1 else ''}")),
+        paragraph(text(f"{Path(trace['model']).name}, {counted(len(samples), 'sample')}")),
         "</header>",
     ]
     return document("How the text was revealed", [*head, *(_sample(n, each) for n, each in enumerate(samples, 1))])
@@ -61,10 +62,10 @@ def _sample(number: int, sample: Json) -> str:
         by_step.append(_span(piece, reveal, of_step, steps))
         by_confidence.append(_span(piece, reveal, of_confidence, steps))
     known = [sure for _, sure in found.values() if sure is not None]
-    facts = [f"{sample['sampler']}, {steps} step{'s' if steps > 1 else ''}, {calls}, seed {sample['seed']}"]
+    facts = [f"{sample['sampler']}, {counted(steps, 'step')}, {calls}, seed {sample['seed']}"]
     facts += [f"mean confidence {sum(known) / len(known):.2f}, lowest {min(known):.2f}"] if known else []
     again = sum(len(step["masked_again"]) for step in cast("list[Json]", sample["steps"]))
-    facts += [f"{again} token{'s' if again > 1 else ''} masked again on the way"] if again else []
+    facts += [f"{counted(again, 'token')} masked again on the way"] if again else []
     return section(
         f"sample-{number}",
         f"Sample {number}",

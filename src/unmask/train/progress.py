@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from unmask.records import Record
+from unmask.wording import counted
 
 SHOWN_PROMPT = 200
 """Characters of a prompt, from its end."""
@@ -74,8 +75,8 @@ class TrainingProgress:
         each = round(self._tokens / self._steps)
         trained = f" ({record['trained_params']:,} trained)" if "trained_params" in record else ""
         self._print(
-            f"{title}: {record['params']:,} parameters{trained}, {record['steps']:,} "
-            f"step{'s' if record['steps'] != 1 else ''} of {each:,} tokens, "
+            f"{title}: {record['params']:,} parameters{trained}, "
+            f"{counted(record['steps'], 'step')} of {each:,} tokens, "
             f"{record['flops']:.3g} FLOPs{begun}"
         )
         self._task = self._bar.add_task(title, total=self._steps, completed=record["step"], figures="", left="-:--:--")

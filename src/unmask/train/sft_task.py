@@ -28,6 +28,7 @@ from unmask.sft_config import SftConfig
 from unmask.train import lora
 from unmask.train.parallel import World
 from unmask.train.sft_batches import SftBatches
+from unmask.wording import counted
 
 SPLIT = "held-out"
 """What records call what a run is validated on."""
@@ -204,16 +205,12 @@ def _warnings(run: SftConfig, found: examples.Read, held_out: Examples) -> list[
     told: list[str] = []
     for count, what in ((found.cut, "cut"), (found.too_long - found.cut, "left out")):
         if count:
-            told.append(f"{_counted(count, 'example')} of more than {run.length:,} tokens: {what}")
+            told.append(f"{counted(count, 'example')} of more than {run.length:,} tokens: {what}")
     if found.broken:
         more = f" and {len(found.broken) - SHOWN:,} more" if len(found.broken) > SHOWN else ""
-        told.append(f"{_counted(len(found.broken), 'item')} left out: {'; '.join(found.broken[:SHOWN])}{more}")
+        told.append(f"{counted(len(found.broken), 'item')} left out: {'; '.join(found.broken[:SHOWN])}{more}")
     if run.validation_share and run.validation_windows and not len(held_out):
         told.append(
             "there is but one conversation, so none is held out to validate on: --validation-conversations gives some"
         )
     return told
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' if count != 1 else ''}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import tyro
 
 from unmask.errors import UsageError
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +136,7 @@ def _body(options: Judge) -> dict[str, Any]:
 
 def _told_cost(options: Judge, url: str, wanted: int, models: int, cost: Cost) -> str:
     there = wanted - cost.judgments
-    words = f"{cost.judgments} judgments by {options.judge} at {url} of {models} model{'s' if models > 1 else ''}"
+    words = f"{cost.judgments} judgments by {options.judge} at {url} of {counted(models, 'model')}"
     words += f" ({there} are there)" if there else ""
     if not cost.judgments:
         return words
