@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -326,6 +327,21 @@ class RunConfig:
 def to_json(config: Any) -> str:
     """The JSON of a config dataclass: every field by name, two-space indent, a final newline."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def field_arguments(fields: Mapping[str, Any]) -> list[str]:
+    """Fields of a run's config as options of `unmask train`."""
+    defaults = RunConfig()
+    arguments: list[str] = []
+    for name, value in fields.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            # a switch has the one form that changes its default
+            if value != getattr(defaults, name):
+                arguments.append(option if value else "--no-" + option[2:])
+        elif value is not None:
+            arguments += [option, str(value)]
+    return arguments
 
 
 PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask import records
-from unmask.config import ModelConfig, RunConfig
+from unmask.config import ModelConfig, RunConfig, field_arguments
 from unmask.model_directory import Stored
 from unmask.records import Record
-from unmask.scaling.launch import field_arguments
 
 SETTINGS = (
     *("objective", "size", "steps", "batch_size", "length", "seed", "learning_rate", "final_learning_rate"),

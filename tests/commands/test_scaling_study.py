@@ -45,11 +45,15 @@ def test_a_study_is_planned_run_extended_fitted_and_reported(corpus, tmp_path, c
     assert shown.err.count("started") == 3
     assert "[3/3]" in shown.err
 
-    # a budget later runs only what is new
+    # a budget later runs only what is new, and of that what was not trained by other means
     assert planned(study, corpus, *QUICK, budgets=("1.4e8", "2.8e8")) == 0
     table = capsys.readouterr().out
     assert "mdm-1.4e08-33K" not in table
     assert "3 runs more, which stay as they are" in table
+    plan = Plan.read(study)
+    for run in plan.runs[4:]:
+        assert list(train(run.run_config(plan.data), study / "runs" / run.name))[-1]["kind"] == "end"
+    assert len(Study.open(study).finished) == 5
     assert cli.main(["scaling", "run", str(study), "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert len(outcome["finished"]) == 6
@@ -171,18 +175,16 @@ def test_what_is_added_to_a_study_has_the_rates_of_its_runs(corpus, tmp_path, ca
 
 def test_a_run_of_two_processes_is_made_by_torchrun_and_ends_as_with_one(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "usable_cores", lambda: 2)
-    losses = []
-    for processes in ("1", "2"):
-        study = tmp_path / processes
-        assert planned(study, corpus, *QUICK, objectives=("arm",)) == 0
-        plan = Plan.read(study)
-        Plan(plan.runs[:1], data=plan.data).write(study)
-        assert cli.main(["scaling", "run", str(study), "--processes", processes]) == 0
-        assert "1 finished, 0 failed" in capsys.readouterr().out
-        (run,) = Study.open(study).finished
-        assert run.start["processes"] == int(processes)
-        losses.append(run.end["loss"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    study = tmp_path / "study"
+    assert planned(study, corpus, *QUICK, objectives=("arm",)) == 0
+    plan = Plan.read(study)
+    Plan(plan.runs[:1], data=plan.data).write(study)
+    assert cli.main(["scaling", "run", str(study), "--processes", "2"]) == 0
+    assert "1 finished, 0 failed" in capsys.readouterr().out
+    (run,) = Study.open(study).finished
+    assert run.start["processes"] == 2
+    (*_, alone) = train(plan.runs[0].run_config(plan.data), tmp_path / "alone")
+    assert run.end["loss"] == pytest.approx(alone["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

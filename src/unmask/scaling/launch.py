@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from unmask.config import RunConfig
+from unmask.config import field_arguments
 from unmask.scaling.plan import Plan, PlannedRun
 
 
@@ -37,21 +35,6 @@ def train_command(plan: Plan, run: PlannedRun, place: Path, *, processes: int = 
         "--resume",
         *field_arguments(fields),
     ]
-
-
-def field_arguments(fields: Mapping[str, Any]) -> list[str]:
-    """Fields of a run's config as options of `unmask train`."""
-    defaults = RunConfig()
-    arguments: list[str] = []
-    for name, value in fields.items():
-        option = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            # a switch has the one form that changes its default
-            if value != getattr(defaults, name):
-                arguments.append(option if value else "--no-" + option[2:])
-        elif value is not None:
-            arguments += [option, str(value)]
-    return arguments
 
 
 def last_error(text: str) -> str:

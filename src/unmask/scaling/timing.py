@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask import machine, records, sizes
-from unmask.config import RunConfig
+from unmask.config import RunConfig, field_arguments
 from unmask.errors import UnmaskError
 from unmask.scaling.design import SCORED_SHARE
-from unmask.scaling.launch import field_arguments, last_error
+from unmask.scaling.launch import last_error
 from unmask.scaling.plan import Plan, PlannedRun
 
 FILE = "timing.json"
