@@ -112,6 +112,19 @@ def test_data_without_a_field_of_the_task_is_named(mdm, tmp_path, capsys):
     assert f"task 'hellaswag': its data can't be loaded (no field 'ctx_a'): check its files in {tmp_path}" in line
 
 
+def test_a_task_without_a_figure_is_told_in_one_line_beside_the_table_of_the_others(mdm, data_dir, tmp_path, capsys):
+    (tmp_path / "aps").symlink_to(data_dir / "aps")
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", [{"goal": "go", "sol1": "x" * 30, "sol2": "y", "label": 0}])
+    options = ("--data-dir", tmp_path, "--estimator", "exact", "--json", tmp_path / "r.json")
+    status, out, err = unmask(capsys, "eval", mdm, "--tasks", "boolq,piqa", *options)
+    assert status == 2
+    assert "boolq" in out
+    assert "task 'piqa': its only item can't be scored; item 0: its answer has 31 tokens" in err.splitlines()[-1]
+    assert json.loads((tmp_path / "r.json").read_text())["unmask"]["tasks"]["piqa"]["items"] == 0
+    status, out, _ = unmask(capsys, "compare", tmp_path / "r.json")
+    assert (status, "boolq" in out, "piqa" in out) == (0, True, False)
+
+
 def test_nothing_but_the_result_is_said_outside_a_repository(mdm, data_dir, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["eval", mdm, "--tasks", "boolq", "--data-dir", str(data_dir), "--limit", "1"]) == 0

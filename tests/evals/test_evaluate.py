@@ -136,10 +136,55 @@ def test_items_that_cannot_be_scored_are_left_out_and_listed(tmp_path):
     assert not math.isnan(figures["metrics"]["acc"]["value"])
 
 
+def test_an_answer_too_long_for_exact_is_an_error_of_its_item_alone(tmp_path):
+    rows = [
+        {"goal": "open it", "sol1": "lift", "sol2": "push", "label": 0},
+        {"goal": "close it", "sol1": "x" * 20, "sol2": "pull", "label": 1},
+    ]
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", rows)
+    run = Run(("piqa",), tmp_path)
+    figures = evaluate(UnmaskLM(language_model(causal=False), estimator="exact", progress=False), run)["unmask"]
+    error = "its answer has 21 tokens and the estimator 'exact' takes at most 20: take auto"
+    assert figures["tasks"]["piqa"]["errors"] == [{"doc_id": 1, "error": error}]
+    assert figures["tasks"]["piqa"]["items"] == 1
+    assert figures["items"]["piqa"]["doc_id"] == [0]
+    arm = evaluate(UnmaskLM(language_model(causal=True), estimator="exact", progress=False), run)["unmask"]
+    assert arm["tasks"]["piqa"]["errors"] == []
+
+
+def test_a_text_too_long_for_exact_is_an_error_of_its_own():
+    from lm_eval.api.instance import Instance
+
+    model = UnmaskLM(language_model(causal=False), estimator="exact", progress=False)
+    requests = [
+        Instance("loglikelihood_rolling", {}, (text,), 0, ("wikitext", doc_id, 1))
+        for doc_id, text in enumerate(("x" * 21, "We"))
+    ]
+    values = model.loglikelihood_rolling(requests)
+    assert math.isnan(values[0])
+    assert values[1] == pytest.approx(model.lm.score("", "We", estimator="exact").log_likelihood, abs=1e-4)
+    assert "a window of its text has 21 tokens" in model.log.records["wikitext", 0, 0].error
+
+
+def test_tasks_go_on_where_all_items_of_another_fail_and_nothing_is_computed_or_counted_twice(data_dir, tmp_path):
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", [{"goal": "go", "sol1": "x" * 30, "sol2": "y", "label": 0}])
+    for name in ("aps", "openai"):
+        (tmp_path / name).symlink_to(data_dir / name)
+    lm = language_model(causal=False)
+    settings = {"estimator": "exact", "max_gen_toks": 4, "progress": False}
+    run = Run(("piqa", "boolq", "gsm8k"), tmp_path, num_fewshot=0)
+    tasks = evaluate(UnmaskLM(lm, **settings), run)["unmask"]["tasks"]
+    alone = evaluate(UnmaskLM(lm, **settings), Run(("boolq", "gsm8k"), tmp_path, num_fewshot=0))["unmask"]["tasks"]
+    assert (tasks["piqa"]["items"], tasks["piqa"]["metrics"], len(tasks["piqa"]["errors"])) == (0, {}, 1)
+    for task in ("boolq", "gsm8k"):
+        assert tasks[task]["metrics"] == alone[task]["metrics"]
+        assert tasks[task]["network_calls"] == alone[task]["network_calls"]
+
+
 def test_a_task_with_nothing_but_empty_answers_is_an_error(tmp_path):
     write_lines(tmp_path / "EleutherAI/lambada_openai/default/test.jsonl", [{"text": "x" * 30}])
     model = UnmaskLM(language_model(causal=False, context_length=16), progress=False)
-    with pytest.raises(UsageError, match="'lambada_openai': no item can be scored"):
+    with pytest.raises(UsageError, match=r"'lambada_openai': its only item can't be scored; item 0: its answer has 31"):
         evaluate(model, Run(("lambada_openai",), tmp_path))
 
 
@@ -154,6 +199,19 @@ def test_texts_are_generated_up_to_the_stop_strings(mdm, data_dir):
     prompt = "Question: What is 0 and 1?\nAnswer:"
     text = mdm.generate(prompt, max_new_tokens=8, steps=4, temperature=0.0).fills[0]
     assert result["samples"]["gsm8k"][0]["resps"] == [[text]]
+
+
+def test_a_text_that_is_drawn_several_times_is_another_one_each_time(mdm):
+    from lm_eval.api.instance import Instance
+
+    model = UnmaskLM(mdm, max_gen_toks=8, progress=False)
+    for drawn, different in ((True, 3), (False, 1)):
+        options = {"do_sample": drawn, "temperature": 1.0, "until": []}
+        request = Instance("generate_until", {}, ("the cat", options), 0, ("gsm8k", 0, 3))
+        texts = model.generate_until([request] * 3)
+        assert len(set(texts)) == different
+    (text,) = model.generate_until([request])
+    assert text == mdm.generate("the cat", max_new_tokens=8, temperature=0.0).fills[0]
 
 
 def test_few_examples_come_from_the_training_split(mdm, data_dir):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import tyro
 
 from unmask.errors import UnmaskError, UsageError
+from unmask.wording import counted
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def run(options: Options) -> None:
     """Evaluate, and print one row for each metric."""
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit}: must be at least 1 item")
-    from unmask.evals.evaluate import PAPER_TASKS, Run, evaluate, require_harness, write
+    from unmask.evals.evaluate import PAPER_TASKS, Run, evaluate, nothing_scored, require_harness, write
 
     require_harness()
 
@@ -84,9 +85,6 @@ def run(options: Options) -> None:
     job = Run(tasks, options.data_dir, options.limit, options.offset, options.num_fewshot, options.apply_chat_template)
     if options.json is None or str(options.json) == "-":
         result = evaluate(model, job, name=options.model)
-        if options.json is not None:
-            print(json_format.dumps(result["unmask"], indent=1, default=str))
-            return
     elif options.model.startswith("hf:"):
         cache = harness_cache(options, options.json)
         result = evaluate(model, job, name=options.model, cache=cache)
@@ -96,11 +94,18 @@ def run(options: Options) -> None:
     else:
         with model.keep_in(options.json.with_name(f"{options.json.name}.finished.jsonl")) as finished:
             if finished.recovered:
-                print(f"{finished.path}: going on with {finished.recovered:,} finished batches", file=sys.stderr)
+                known = counted(finished.recovered, "finished batch", "finished batches")
+                print(f"{finished.path}: going on with {known}", file=sys.stderr)
             result = evaluate(model, job, name=options.model)
             write(result, options.json, samples=options.log_samples)
             finished.remove()
-    print_table(result["unmask"])
+    if options.json is not None and str(options.json) == "-":
+        print(json_format.dumps(result["unmask"], indent=1, default=str))
+    else:
+        print_table(result["unmask"])
+    nothing = [(task, each["errors"]) for task, each in result["unmask"]["tasks"].items() if not each["items"]]
+    if nothing:
+        raise UsageError("; ".join(nothing_scored(*each) for each in nothing))
 
 
 def harness_cache(options: Options, out: Path) -> Path:
@@ -194,12 +199,10 @@ def print_table(summary: dict[str, Any]) -> None:
         if figures["examples_from"] == figures["split"]:
             console.print(f"{task}: its examples come from {figures['split']} too, as there is no training split")
         if figures["truncated"]:
-            console.print(f"{task}: {figures['truncated']:,} prompts were cut on the left to fit the context")
-        if figures["errors"]:
-            first_error = figures["errors"][0]
-            console.print(
-                f"{task}: {len(figures['errors']):,} items could not be scored and are left out; "
-                f"item {first_error['doc_id']}: {first_error['error']}"
-            )
+            console.print(f"{task}: {counted(figures['truncated'], 'prompt')} cut on the left to fit the context")
+        if figures["errors"] and figures["items"]:
+            first = figures["errors"][0]
+            left_out = counted(len(figures["errors"]), "item")
+            console.print(f"{task}: {left_out} left out, without a score; item {first['doc_id']}: {first['error']}")
         if figures["calls_saved"]:
-            console.print(f"{task}: {figures['calls_saved']:,} network calls saved by stopping early")
+            console.print(f"{task}: {counted(figures['calls_saved'], 'network call')} saved by stopping early")

@@ -9,7 +9,8 @@ The result is the harness's own JSON with one more part, `unmask`:
      "items": {"piqa": {"doc_id": [0, 1, ...], "acc": [1.0, 0.0, ...], ...}}}
 
 `stderr_items` is the sampling error of the items, `stderr_estimate` what the choice of masks adds: the two are
-independent. Items that can't be scored (an answer without tokens, or longer than the context) are left out and listed.
+independent. Items that can't be scored (an answer without tokens, or longer than the context or than the estimator
+takes) are left out and listed in `errors`; a task that has nothing but such items has no metrics.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ import numpy as np
 from unmask import machine
 from unmask.errors import UnmaskError, UsageError
 from unmask.evals.offline import TaskData, load_tasks
+from unmask.evals.request_log import Record, Spent
+from unmask.wording import counted
 
 if TYPE_CHECKING:
-    from unmask.evals.harness import Record, UnmaskLM
+    from unmask.evals.harness import UnmaskLM
 
 FORMAT = "unmask-eval-1"
 PAPER_TASKS = (
@@ -129,8 +132,10 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
             errors[task] += [{"doc_id": doc_id, "error": message} for doc_id, message in messages.items()]
             documents[task] = [doc_id for doc_id in documents[task] if doc_id not in messages]
             if not documents[task]:
-                raise UsageError(f"task {task!r}: no item can be scored: {next(iter(messages.values()))}")
-        tasks, _ = load_tasks(run.tasks, run.data_dir)
+                del documents[task]
+        if not documents:
+            raise UsageError("; ".join(nothing_scored(task, errors[task]) for task in errors))
+        tasks, _ = load_tasks(list(documents), run.data_dir)
     seconds = time.perf_counter() - begun + (ours.finished.saved_seconds if ours is not None else 0)
     found["unmask"] = {
         "format": FORMAT,
@@ -139,9 +144,16 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
         "settings": None if ours is None else asdict(ours.settings),
         "seconds": seconds,
         "tasks": {task: _summary(task, found, data[task], ours, errors[task], seconds) for task in data},
-        "items": {task: _items(found["samples"][task]) for task in data},
+        "items": {task: _items(found["samples"].get(task, [])) for task in data},
     }
     return found
+
+
+def nothing_scored(task: str, errors: Sequence[dict[str, Any]]) -> str:
+    """What to say of a task of which every item is an error."""
+    count, first = len(errors), errors[0]
+    what = f"none of its {count:,} items can be scored" if count > 1 else "its only item can't be scored"
+    return f"task {task!r}: {what}; item {first['doc_id']}: {first['error']}"
 
 
 def write(result: dict[str, Any], path: Path, *, samples: bool = False) -> None:
@@ -175,7 +187,7 @@ def _documents(task: str, total: int, run: Run) -> list[int]:
     if run.documents is not None and task in run.documents:
         return list(run.documents[task])
     if run.offset >= total:
-        raise UsageError(f"--offset {run.offset}: task {task!r} has {total} items: pass over fewer")
+        raise UsageError(f"--offset {run.offset}: task {task!r} has {counted(total, 'item')}: pass over fewer")
     return list(range(run.offset, total if run.limit is None else min(total, run.offset + run.limit)))
 
 
@@ -214,9 +226,9 @@ def _summary(
     errors: list[dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
-    samples = cast("list[dict[str, Any]]", found["samples"][task])
+    samples = cast("list[dict[str, Any]]", found["samples"].get(task, []))
     metrics: dict[str, dict[str, float | None]] = {}
-    for key, value in found["results"][task].items():
+    for key, value in found["results"].get(task, {}).items():
         metric, _, filter_name = key.partition(",")
         if metric.endswith("_stderr") or not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
@@ -232,8 +244,8 @@ def _summary(
         "dataset": data.dataset,
         "split": data.split,
         "items": len({sample["doc_id"] for sample in samples}),
-        "num_fewshot": found["n-shot"][task],
-        "examples_from": data.examples or data.split if found["n-shot"][task] else None,
+        "num_fewshot": found["n-shot"].get(task),
+        "examples_from": data.examples or data.split if found["n-shot"].get(task) else None,
         "errors": errors,
         "metrics": metrics,
     }
@@ -243,10 +255,10 @@ def _summary(
     for (name, place, number), record in model.log.records.items():
         if name == task:
             records.setdefault(place, {})[number] = record
-    spent = model.log.spent[task]
+    spent = model.log.spent.get(task, Spent())
     every = [record for options in records.values() for record in options.values()]
     places = {doc_id: place for place, doc_id in enumerate(dict.fromkeys(sample["doc_id"] for sample in samples))}
-    delimiter = str(found["configs"][task].get("target_delimiter", " "))
+    delimiter = str(found["configs"].get(task, {}).get("target_delimiter", " "))
     for metric, figures in metrics.items():
         figures["stderr_estimate"] = _estimate_error(metric, samples, records, places, delimiter)
     searched = [record.greedy_searched for record in every if record.greedy_searched is not None]

@@ -14,7 +14,6 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,8 +24,10 @@ from unmask import likelihood
 from unmask.data.chat_template import ChatTemplate
 from unmask.data.conversations import Message, Role
 from unmask.errors import UsageError
-from unmask.evals.finished import Finished, key_of, weights_digest
+from unmask.evals.finished import Finished, weights_digest
 from unmask.evals.greedy import GreedyAnswers
+from unmask.evals.request_log import Log, Record, Spent
+from unmask.evals.texts import Asked, Texts, numbered
 from unmask.language_model import load
 from unmask.likelihood import Request, Settings, decoding
 
@@ -35,46 +36,8 @@ if TYPE_CHECKING:
 
     from unmask.language_model import LanguageModel
 
-GENERATED_ROWS = 16
-"""Texts that are written at a time, unless the batch size is given."""
 SEARCHED_LENGTHS = 8
 """Most tokens of an answer that is searched for without its length."""
-
-
-@dataclass
-class Record:
-    """What is known of one request beside the figure that the harness gets."""
-
-    log_likelihood: float = math.nan
-    standard_error: float = math.nan
-    network_calls: int = 0
-    exact: bool = False
-    truncated: int = 0
-    """Tokens cut off the left of the prompt."""
-    error: str = ""
-    """Why there is no figure."""
-    greedy: bool | None = None
-    """Whether greedy decoding, told the length, gives the answer; None where nobody asks."""
-    greedy_searched: bool | None = None
-    """The same without that hint."""
-
-
-@dataclass
-class Spent:
-    """What a task cost."""
-
-    network_calls: int = 0
-    seconds: float = 0.0
-    calls_saved: int = 0
-    batches_halved: int = 0
-
-
-@dataclass
-class Log:
-    """Of all requests so far, by task, document and number of the request."""
-
-    records: dict[tuple[str, int, int], Record] = field(default_factory=dict[tuple[str, int, int], Record])
-    spent: dict[str, Spent] = field(default_factory=dict[str, Spent])
 
 
 class UnmaskLM(TemplateLM):
@@ -118,8 +81,7 @@ class UnmaskLM(TemplateLM):
             None if batch_size in (None, "auto") else int(batch_size),
             None if adaptive is None else float(adaptive),
         )
-        if self.lm.config.causal and (self.settings.guidance or estimator in ("stratified", "mc")):
-            likelihood.score(self.lm.logits_fn, [], self.settings, mask_id=0, causal=True)  # says what is wrong
+        self.lm.score_tokens([], self.settings)  # says what is wrong with them
         self.max_gen_toks = int(max_gen_toks)
         self.sampler, self.steps = sampler, None if steps is None else int(steps)
         self.search_lengths = int(search_lengths)
@@ -128,6 +90,8 @@ class UnmaskLM(TemplateLM):
         self.finished = Finished()
         self.templated = False
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Record] = {}
+        self._rolled: dict[tuple[int, ...], Record] = {}
+        self._texts = Texts(self.lm, self.settings, self.sampler, self.steps)
         self._device = self.lm.device
 
     @property
@@ -185,71 +149,59 @@ class UnmaskLM(TemplateLM):
         totals: list[float] = []
         for request in requests:
             task = str(request.task_name)
-            tokens = self.tok_encode(str(cast("tuple[str]", request.args)[0]))
-            windows = rolling_windows(tokens, self.max_length)
-            begun = self._clock()
-            scored = self.lm.score_tokens(
-                [Request(*window) for window in windows], self.settings, once=self.finished.once
-            )
-            spent = self.log.spent.setdefault(task, Spent())
-            spent.seconds += self._clock() - begun
-            spent.network_calls += scored.network_calls
-            totals.append(sum(estimate.log_likelihood for estimate in scored.estimates))
-            self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
-                totals[-1],
-                math.hypot(*(estimate.standard_error for estimate in scored.estimates)),
-                sum(estimate.network_calls for estimate in scored.estimates),
-                all(estimate.exact for estimate in scored.estimates),
-            )
+            tokens = tuple(self.tok_encode(str(cast("tuple[str]", request.args)[0])))
+            if tokens not in self._rolled:
+                spent = self.log.spent.setdefault(task, Spent())
+                begun = self._clock()
+                self._rolled[tokens] = self._rolling(tokens, spent)
+                spent.seconds += self._clock() - begun
+            record = self.log.records[task, int(request.doc_id or 0), request.idx] = self._rolled[tokens]
+            totals.append(record.log_likelihood)
+            self._show(f"{task}: {len(totals)}/{len(requests)} texts")
+        self._show("")
         return totals
+
+    def _rolling(self, tokens: Sequence[int], spent: Spent) -> Record:
+        """Of a whole text."""
+        windows = rolling_windows(tokens, self.max_length)
+        fault = self._fault(max(len(scored) for _, scored in windows)) if windows else ""
+        if fault:
+            return Record(error=f"a window of its text has {fault}")
+        scored = self.lm.score_tokens([Request(*window) for window in windows], self.settings, once=self.finished.once)
+        spent.network_calls += scored.network_calls
+        return Record(
+            sum(estimate.log_likelihood for estimate in scored.estimates),
+            math.hypot(*(estimate.standard_error for estimate in scored.estimates)),
+            sum(estimate.network_calls for estimate in scored.estimates),
+            all(estimate.exact for estimate in scored.estimates),
+        )
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts up to the first of the request's stop strings. Prompts that leave no room are cut on the left."""
-        texts = [""] * len(requests)
-        alike: dict[tuple[str, int, float], list[int]] = {}
-        asked = [cast("tuple[str, dict[str, Any]]", request.args) for request in requests]
-        for index, (request, (_, options)) in enumerate(zip(requests, asked, strict=True)):
+        by_task: dict[str, list[Asked]] = {}
+        places: list[tuple[str, int]] = []
+        for request in requests:
+            prompt, options = cast("tuple[str, dict[str, Any]]", request.args)
             new = min(int(options.get("max_gen_toks", self.max_gen_toks)), self.max_length - 1)
             temperature = float(options.get("temperature", 0.0)) if options.get("do_sample") else 0.0
-            alike.setdefault((str(request.task_name), new, temperature), []).append(index)
-        for (task, new, temperature), indices in alike.items():
+            asked = by_task.setdefault(str(request.task_name), [])
+            places.append((str(request.task_name), len(asked)))
+            asked.append(Asked(tuple(self.tok_encode(prompt)), new, temperature))
+        by_task = {task: numbered(asked) for task, asked in by_task.items()}
+        for task, asked in by_task.items():
             spent = self.log.spent.setdefault(task, Spent())
-            rows = self.settings.batch_size or GENERATED_ROWS
-            for start in range(0, len(indices), rows):
-                batch = indices[start : start + rows]
-                begun = self._clock()
-                prompts = [self.tok_encode(asked[index][0]) for index in batch]
-                room = self.max_length - new
-                written = self._written([tokens[max(0, len(tokens) - room) :] for tokens in prompts], new, temperature)
-                spent.seconds += self._clock() - begun
-                for index, tokens, (text, calls) in zip(batch, prompts, written, strict=True):
-                    request = requests[index]
-                    spent.network_calls += calls
-                    texts[index] = _until(text, asked[index][1].get("until"))
-                    self.log.records[task, int(request.doc_id or 0), request.idx] = Record(
-                        network_calls=calls, truncated=max(0, len(tokens) - room)
-                    )
-                self._show(f"{task}: {start + len(batch)}/{len(indices)} texts")
-        self._show("")
-        return texts
-
-    def _written(self, prompts: list[list[int]], new: int, temperature: float) -> list[tuple[str, int]]:
-        """What is written after each prompt, and the network calls."""
-
-        def compute() -> list[tuple[str, int]]:
-            written = self.lm.generate(
-                prompts,
-                max_new_tokens=new,
-                sampler=self.sampler,
-                steps=self.steps,
-                guidance=self.settings.guidance,
-                temperature=temperature,
-                seed=self.settings.seed,
-                batch_size=len(prompts),
+            begun = self._clock()
+            spent.network_calls += self._texts.write(
+                asked, self.finished, lambda done, total, task=task: self._show(f"{task}: {done}/{total} texts")
             )
-            return [(made.fills[0], made.network_calls) for made in written]
-
-        return self.finished.once(key_of("written", prompts, new, temperature), compute)
+            spent.seconds += self._clock() - begun
+        self._show("")
+        texts: list[str] = []
+        for request, (task, place) in zip(requests, places, strict=True):
+            text, record = self._texts.known[by_task[task][place]]
+            texts.append(_until(text, cast("tuple[str, dict[str, Any]]", request.args)[1].get("until")))
+            self.log.records[task, int(request.doc_id or 0), request.idx] = record
+        return texts
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation by the model's template. Raises `UsageError` if it has none.
@@ -367,16 +319,22 @@ class UnmaskLM(TemplateLM):
         self, prompt: tuple[int, ...], continuation: tuple[int, ...]
     ) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], int, str]:
         """Prompt and continuation that fit the context, the tokens cut off the prompt, and what is wrong."""
-        if not continuation:
-            return (prompt, continuation), 0, "its answer has no tokens"
-        if len(continuation) > self.max_length:
-            return (
-                (prompt, continuation),
-                0,
-                f"its answer has {len(continuation)} tokens and the context {self.max_length}",
-            )
+        error = self._fault(len(continuation))
+        if error:
+            return (prompt, continuation), 0, f"its answer has {error}"
         cut = max(0, len(prompt) + len(continuation) - self.max_length)
         return (prompt[cut:], continuation), cut, ""
+
+    def _fault(self, scored: int) -> str:
+        """What is wrong with so many scored tokens; nothing if they can be scored."""
+        if not scored:
+            return "no tokens"
+        if scored > self.max_length:
+            return f"{scored} tokens and the context {self.max_length}"
+        sums = self.settings.estimator == "exact" and not self.lm.config.causal
+        if sums and scored > likelihood.EXACT_LIMIT:
+            return f"{scored} tokens and the estimator 'exact' takes at most {likelihood.EXACT_LIMIT}: take auto"
+        return ""
 
     def _show(self, text: str) -> None:
         if self.progress and sys.stderr.isatty():
