@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from unmask import machine
-from unmask.evals.evaluate import Run, evaluate, require_harness
+from unmask.evals.evaluate import Run, evaluate
+from unmask.evals.task_names import require_harness
 
 
 def scores(result: dict, task: str) -> list[list[tuple[float, bool]]]:

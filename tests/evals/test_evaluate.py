@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -309,6 +310,35 @@ def test_the_harness_makes_our_model_by_its_name(mdm, tmp_path):
     )
     assert isinstance(model, UnmaskLM)
     assert model.settings == likelihood.Settings("chain", guidance=0.6, batch_size=2)
+
+
+def harness_command(monkeypatch, capsys, *arguments):
+    """Exit status and standard error of `python -m unmask.evals`."""
+    from unmask.evals import __main__ as command
+
+    monkeypatch.setattr(sys, "argv", ["unmask.evals", *arguments])
+    with pytest.raises(SystemExit) as status:
+        command.main()
+    return status.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("run", "--tasks", "boolq,piqqa"), ("--model", "hf", "--tasks=piqqa")])
+def test_the_harness_s_command_line_refuses_an_unknown_task_in_one_line(monkeypatch, capsys, arguments):
+    status, err = harness_command(monkeypatch, capsys, *arguments)
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "unknown task 'piqqa': did you mean 'piqa'" in err
+
+
+def test_patterns_and_files_of_tasks_are_the_harness_s_to_find(tmp_path, monkeypatch):
+    from unmask.evals.__main__ import require_known_tasks
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("task: mine")
+    require_known_tasks(["--tasks", "piqa*", "mine.yaml,boolq", "--batch_size", "4"])
+    require_known_tasks(["--tasks", "mine", "--include_path", str(tmp_path)])
+    require_known_tasks(["ls", "tasks"])
+    with pytest.raises(UsageError, match="unknown task 'no_such_thing'"):
+        require_known_tasks(["--tasks", "piqa", "no_such_thing"])
 
 
 def test_an_estimator_that_masks_is_refused_for_an_arm():

@@ -12,7 +12,7 @@ from small_benchmarks import data_folder, language_model
 from unmask.convert import export
 from unmask.evals.evaluate import Run, evaluate
 from unmask.evals.harness import UnmaskLM
-from unmask.evals.offline import task_files
+from unmask.evals.task_names import task_files
 
 FILES = {"piqa": "baber/piqa/validation.jsonl", "lambada_openai": "EleutherAI/lambada_openai/default/test.jsonl"}
 

@@ -1,8 +1,13 @@
+import subprocess
+import sys
+
 import pytest
 
 from small_benchmarks import BOOLQ, PIQA, data_folder, write_lines
 from unmask.errors import UsageError
-from unmask.evals.offline import leaf_tasks, load_tasks, local_splits
+from unmask.evals import task_names
+from unmask.evals.offline import load_tasks, local_splits
+from unmask.evals.task_names import leaf_tasks, require_known, task_files
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,27 @@ def test_tags_stand_for_their_tasks():
 def test_an_unknown_task_gets_the_nearest_name(data_dir):
     with pytest.raises(UsageError, match="did you mean 'hellaswag'"):
         load_tasks(["helaswag"], data_dir)
+
+
+def test_task_files_are_those_of_the_harness_s_own_index():
+    index = task_names.task_index()
+    files = task_files()
+    assert all(index[name].yaml_path == path for name, path in files.items())
+    tasks = {name for name, entry in index.items() if entry.kind.name in ("TASK", "PY_TASK")}
+    assert len(tasks - files.keys()) < 20  # with signs in their names that others have not
+    require_known(list(index))
+
+
+def test_an_unknown_task_is_refused_without_torch_and_without_the_index():
+    text = (
+        "import sys; from unmask.evals import task_names; from unmask.errors import UsageError\n"
+        "try: task_names.leaf_tasks(['piqa', 'lambada_opena'])\n"
+        "except UsageError as error: print(error)\n"
+        "assert not {'torch', 'lm_eval.tasks', 'datasets'} & sys.modules.keys()"
+    )
+    found = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "unknown task 'lambada_opena': did you mean 'lambada_openai'" in found.stdout
 
 
 def test_missing_files_are_named(data_dir, tmp_path):

@@ -15,7 +15,7 @@ def test_items_that_choose_are_never_reported():
         with pytest.raises(UsageError, match="leaves nothing"):
             split_items(total, share, 0)
     with pytest.raises(UsageError, match="between 0 and 1"):
-        split_items(10, 1.0, 0)
+        Tuning("piqa", share=1.0).check()
 
 
 def test_what_is_best_on_one_part_is_reported_on_the_other(tmp_path):

@@ -73,16 +73,16 @@ class Options:
 
 def run(options: Options) -> None:
     """Evaluate, and print one row for each metric."""
-    if options.limit is not None and options.limit < 1:
-        raise UsageError(f"--limit {options.limit}: must be at least 1 item")
-    from unmask.evals.evaluate import PAPER_TASKS, Run, evaluate, nothing_scored, require_harness, write
+    from unmask.evals.evaluate import PAPER_TASKS, Run, evaluate, nothing_scored, write
+    from unmask.evals.task_names import require_harness
 
     require_harness()
 
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     tasks = tuple(each for name in names for each in (PAPER_TASKS if name == "paper" else (name,)))
-    model = make_model(options)
     job = Run(tasks, options.data_dir, options.limit, options.offset, options.num_fewshot, options.apply_chat_template)
+    job.check()
+    model = make_model(options)
     if options.json is None or str(options.json) == "-":
         result = evaluate(model, job, name=options.model)
     elif options.model.startswith("hf:"):

@@ -45,9 +45,10 @@ class Options:
 
 def run(options: Options) -> None:
     """Tune, and print what was tried and what came of it."""
-    from unmask.evals.evaluate import require_harness
+    from unmask.evals.task_names import require_harness, require_known
 
     require_harness()
+    require_known([options.task])  # before torch, which the rest takes
     from unmask import machine
     from unmask.evals.tuning import Tuning, tune
     from unmask.language_model import load
@@ -64,6 +65,7 @@ def run(options: Options) -> None:
         options.seed,
         options.batch_size,
     )
+    tuning.check()
     lm = load(options.model, options.device)
     if lm.device.type == "cpu":
         machine.keep_freed_memory()

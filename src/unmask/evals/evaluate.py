@@ -16,12 +16,10 @@ takes) are left out and listed in `errors`; a task that has nothing but such ite
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,8 +31,9 @@ import numpy as np
 
 from unmask import machine
 from unmask.errors import UnmaskError, UsageError
-from unmask.evals.offline import TaskData, load_tasks
+from unmask.evals.offline import TaskData, load_tasks, require_folder
 from unmask.evals.request_log import Record, Spent
+from unmask.evals.task_names import require_known
 from unmask.wording import counted
 
 if TYPE_CHECKING:
@@ -70,13 +69,18 @@ class Run:
     documents: dict[str, list[int]] | None = None
     """For some tasks the documents to evaluate, in place of `limit` and `offset`."""
 
-
-def require_harness() -> None:
-    """Raise `UsageError` if lm-eval is not there; quiet its dozens of progress bars, as ours says how far it is."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError("lm-eval is not installed: pip install 'unmask[eval]'")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    def check(self) -> None:
+        """Raise `UsageError` on what can be told to be wrong without a model and without torch."""
+        if not self.tasks:
+            raise UsageError("--tasks: name at least one task")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit {self.limit}: must be at least 1 item")
+        if self.offset < 0:
+            raise UsageError(f"--offset {self.offset}: must not be negative")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise UsageError(f"--num-fewshot {self.num_fewshot}: must not be negative")
+        require_folder(self.data_dir)
+        require_known(self.tasks)
 
 
 def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None) -> dict[str, Any]:
@@ -86,14 +90,7 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
     ours. Raises `UsageError` on an unknown task, a limit below 1, an offset that leaves no item, data that is not
     there, or no item that can be scored.
     """
-    if not run.tasks:
-        raise UsageError("--tasks: name at least one task")
-    if run.limit is not None and run.limit < 1:
-        raise UsageError(f"--limit {run.limit}: must be at least 1 item")
-    if run.offset < 0:
-        raise UsageError(f"--offset {run.offset}: must not be negative")
-    if run.num_fewshot is not None and run.num_fewshot < 0:
-        raise UsageError(f"--num-fewshot {run.num_fewshot}: must not be negative")
+    run.check()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval import evaluator
     from lm_eval.tasks import TaskManager

@@ -7,17 +7,14 @@ validation split, which the result says.
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from unmask.errors import UnmaskError, UsageError
+from unmask.evals.task_names import leaf_tasks, task_config
 
 FORMATS = {
     ".jsonl": "json",
@@ -28,7 +25,6 @@ FORMATS = {
     ".arrow": "arrow",
 }
 """The reader of `datasets` for each ending."""
-TASK_LINE = re.compile(r"^task: *[\"']?([\w.-]+)[\"']? *$", re.MULTILINE)
 SPLIT_FIELDS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
@@ -45,55 +41,10 @@ class TaskData:
     """The split that worked examples come from; None: from the documents that are evaluated, the one asked left out."""
 
 
-@lru_cache(maxsize=1)
-def task_files() -> dict[str, Path]:
-    """The file of each task that says its name on a line of its own; found without parsing thousands of files."""
-    spec = importlib.util.find_spec("lm_eval.tasks")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    found: dict[str, Path] = {}
-    for path in sorted(Path(spec.submodule_search_locations[0]).rglob("*.yaml")):
-        named = TASK_LINE.search(path.read_text(encoding="utf-8", errors="replace"))
-        if named:
-            found.setdefault(named[1], path)
-    return found
-
-
-@lru_cache(maxsize=1)
-def task_index() -> dict[str, Any]:
-    """The harness's entries of tasks, tags and groups by name; reading them all takes some seconds."""
-    from lm_eval.tasks import TaskManager
-
-    return dict(TaskManager().task_index)
-
-
-def leaf_tasks(names: Sequence[str]) -> list[str]:
-    """The single tasks that `names` of tasks, tags and groups stand for, each once, in order.
-
-    Raises `UsageError` on an unknown name, with the nearest one.
-    """
-    if all(name in task_files() for name in names):
-        return list(dict.fromkeys(names))
-    found: dict[str, None] = {}
-    index = task_index()
-
-    def add(name: str) -> None:
-        if name not in index:
-            raise _unknown_task(name, list(index))
-        entry = index[name]
-        if entry.kind.name == "TAG":
-            for each, other in index.items():
-                if other.kind.name in ("TASK", "PY_TASK") and name in other.tags:
-                    found[each] = None
-        elif entry.kind.name == "GROUP":
-            for member in cast("list[Any]", _config(entry.yaml_path).get("task", [])):
-                add(member if isinstance(member, str) else member.get("task", member.get("group")))
-        else:
-            found[name] = None
-
-    for name in names:
-        add(name)
-    return list(found)
+def require_folder(data_dir: Path | None) -> None:
+    """Raise `UsageError` if `data_dir` is given and not there."""
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"--data-dir {data_dir}: no such directory: unmask benchmark-data makes one")
 
 
 def load_tasks(names: Sequence[str], data_dir: Path | None) -> tuple[list[Any], dict[str, TaskData]]:
@@ -102,8 +53,7 @@ def load_tasks(names: Sequence[str], data_dir: Path | None) -> tuple[list[Any], 
     With `data_dir` all data comes from there. Raises `UsageError` on an unknown task or one whose files are not there,
     and `UnmaskError` where data can't be read or fetched.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        raise UsageError(f"--data-dir {data_dir}: no such directory: unmask benchmark-data makes one")
+    require_folder(data_dir)
     tasks: list[Any] = []
     data: dict[str, TaskData] = {}
     for name in leaf_tasks(names):
@@ -139,24 +89,11 @@ def _files(folder: Path) -> dict[str, tuple[Path, str]]:
     return found
 
 
-def _unknown_task(name: str, known: list[str]) -> UsageError:
-    """With the nearest names; the harness has too many to list them."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return UsageError(f"unknown task {name!r}: {hint}lm_eval ls tasks lists all of the harness")
-
-
-def _config(path: Path) -> dict[str, Any]:
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    return load_yaml(path)
-
-
 def _load(name: str, data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
     from datasets.exceptions import DatasetsError
     from lm_eval.api.task import ConfigurableTask
 
-    config = _config(task_files().get(name) or task_index()[name].yaml_path)
+    config = task_config(name)
     if "class" in config:
         raise UsageError(f"task {name!r}: is made by the harness's own code, which unmask eval can't run: take another")
     changed = {key: value for key, value in config.items() if key not in ("tag", "group", "task_list")}

@@ -17,6 +17,8 @@ from unmask import seeding
 from unmask.errors import UsageError
 from unmask.evals.evaluate import Run, evaluate
 from unmask.evals.offline import load_tasks
+from unmask.likelihood import Settings
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from unmask.language_model import LanguageModel
@@ -42,16 +44,27 @@ class Tuning:
     seed: int = 0
     batch_size: int | None = None
 
+    def check(self) -> None:
+        """Raise `UsageError` on what can be told to be wrong without a model."""
+        if not self.weights or not self.estimators:
+            raise UsageError("--weights, --estimators: name at least one of each to try")
+        for weight in self.weights:
+            for estimator in self.estimators:
+                Settings(estimator, self.num_samples, weight, self.seed, self.batch_size)
+        if not 0 < self.share < 1:
+            raise UsageError(f"--share {self.share}: must be between 0 and 1")
+        Run((self.task,), self.data_dir, self.limit).check()
+
 
 def split_items(total: int, share: float, seed: int) -> tuple[list[int], list[int]]:
     """The items to choose on and those to report, at random by the seed. Raises `UsageError` if a part is empty."""
-    if not 0 < share < 1:
-        raise UsageError(f"--share {share}: must be between 0 and 1")
     order = list(range(total))
     random.Random(seeding.derived_seed(seed, "tuning items")).shuffle(order)
     chosen = round(total * share)
     if not 0 < chosen < total:
-        raise UsageError(f"--share {share}: leaves nothing of {total} items to choose on or to report: give more items")
+        raise UsageError(
+            f"--share {share}: leaves nothing of {counted(total, 'item')} to choose on or to report: give more items"
+        )
     return sorted(order[:chosen]), sorted(order[chosen:])
 
 
@@ -66,13 +79,12 @@ def tune(lm: LanguageModel, tuning: Tuning, *, name: str = "", on_step: OnStep |
         raise UsageError(
             "tune-guidance: an autoregressive model has no mask token: give one that was trained with masks"
         )
+    tuning.check()
     _, data = load_tasks([tuning.task], tuning.data_dir)
     if list(data) != [tuning.task]:
         raise UsageError(f"--task {tuning.task}: stands for several tasks: name one")
     total = data[tuning.task].documents
     if tuning.limit is not None:
-        if tuning.limit < 1:
-            raise UsageError(f"--limit {tuning.limit}: must be at least 1 item")
         total = min(total, tuning.limit)
     choose_on, report_on = split_items(total, tuning.share, tuning.seed)
 
