@@ -7,6 +7,8 @@ import pytest
 
 from small_benchmarks import data_folder, language_model, write_lines
 from unmask import cli
+from unmask.errors import UnmaskError
+from unmask.evals.offline import load_tasks
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +107,35 @@ def test_data_that_is_cut_short_is_named_with_the_place_and_the_remedy(mdm, data
     assert line.endswith("baber/piqa/validation.jsonl is empty: put its documents there")
 
 
-def test_data_without_a_field_of_the_task_is_named(mdm, tmp_path, capsys):
-    write_lines(tmp_path / "Rowan/hellaswag/validation.jsonl", [{"activity_label": "Cats", "label": "1"}])
-    status, line = one_error(capsys, "eval", mdm, "--tasks", "hellaswag", "--data-dir", tmp_path)
-    assert status == 1
-    assert f"task 'hellaswag': its data can't be loaded (no field 'ctx_a'): check its files in {tmp_path}" in line
+ROWS = {
+    "piqa": ("baber/piqa", {"goal": "go", "sol1": "a", "sol2": "b", "label": 0}),
+    "hellaswag": (
+        "Rowan/hellaswag",
+        {"activity_label": "Cats", "ctx_a": "A", "ctx_b": "b", "endings": ["c", "d"], "label": "1"},
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("piqa", "sol1"), ("piqa", "goal"), ("piqa", "label"), ("hellaswag", "ctx_b")]
+)
+@pytest.mark.parametrize("gaps", [(0, 1, 2), (0,), (2,)])
+def test_data_without_a_field_of_the_task_is_named_with_its_file_and_item(tmp_path, task, name, gaps):
+    folder, row = ROWS[task]
+    rows = [{key: row[key] for key in row if key != name or place not in gaps} for place in range(3)]
+    file = tmp_path / folder / "validation.jsonl"
+    write_lines(file, rows)
+    words = f"{file}: item {gaps[0]} \\(from 0\\) has no field '{name}', which task '{task}' needs"
+    with pytest.raises(UnmaskError, match=words):
+        load_tasks([task], tmp_path)
+
+
+def test_more_worked_examples_than_there_are_items_to_take_them_from(mdm, data_dir, capsys):
+    arguments = ("--tasks", "boolq", "--data-dir", data_dir, "--limit", "1", "--num-samples", "2", "--num-fewshot")
+    status, line = one_error(capsys, "eval", mdm, *arguments, "5")
+    assert status == 2
+    assert "--num-fewshot 5: task 'boolq' has 4 items to take worked examples from" in line
+    assert unmask(capsys, "eval", mdm, *arguments, "4")[0] == 0
 
 
 def test_a_task_without_a_figure_is_told_in_one_line_beside_the_table_of_the_others(mdm, data_dir, tmp_path, capsys):

@@ -98,6 +98,8 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
     from unmask.evals.harness import UnmaskLM
 
     tasks, data = load_tasks(run.tasks, run.data_dir)
+    for task in tasks:
+        _check_examples(task, data[task.config.task], run)
     documents = {task: _documents(task, data[task].documents, run) for task in data}
     ours = model if isinstance(model, UnmaskLM) else None
     no_index = TaskManager(include_defaults=False)  # the tasks are made already; its index takes seconds
@@ -186,6 +188,19 @@ def _documents(task: str, total: int, run: Run) -> list[int]:
     if run.offset >= total:
         raise UsageError(f"--offset {run.offset}: task {task!r} has {counted(total, 'item')}: pass over fewer")
     return list(range(run.offset, total if run.limit is None else min(total, run.offset + run.limit)))
+
+
+def _check_examples(task: Any, data: TaskData, run: Run) -> None:
+    """Raise `UsageError` if there are fewer worked examples than are asked for."""
+    own = task.config.num_fewshot
+    wanted = own if run.num_fewshot is None or own == 0 else run.num_fewshot
+    if wanted:
+        there = len(task.fewshot_docs()) - (data.examples is None)  # without the item that is asked
+        if wanted > there:
+            raise UsageError(
+                f"--num-fewshot {wanted}: task {task.config.task!r} has {counted(there, 'item')} to take worked "
+                "examples from: ask for fewer, or give it a training split"
+            )
 
 
 def _failed(model: UnmaskLM, documents: dict[str, list[int]]) -> dict[str, dict[int, str]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask.errors import UnmaskError, UsageError
+from unmask.evals.task_fields import check_documents, explain_failure
 from unmask.evals.task_names import leaf_tasks, task_config
 
 FORMATS = {
@@ -91,6 +92,7 @@ def _files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 def _load(name: str, data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
     from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
     from lm_eval.api.task import ConfigurableTask
 
     config = task_config(name)
@@ -102,16 +104,26 @@ def _load(name: str, data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it has to say of a bad file is in our error
     try:
         task = cast("Any", ConfigurableTask(config=changed))
-    except (OSError, ValueError, KeyError, ConnectionError, DatasetsError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, TemplateError, DatasetsError) as error:
         if isinstance(error, UnmaskError):
             raise
+        if data_dir is not None:
+            gap = explain_failure(name, error, config, changed["dataset_path"], _evaluated_file(changed))
+            if gap is not None:
+                raise gap from error
         error = error.__cause__ if isinstance(error.__cause__, Exception) else error  # which says where in the file
         remedy = "give --data-dir with its files" if data_dir is None else f"check its files in {data_dir}"
         reason = f"no field {error}" if isinstance(error, KeyError) else _first_line(error)
         raise UnmaskError(f"task {name!r}: its data can't be loaded ({reason}): {remedy}") from error
     if not len(task.eval_docs):
         raise UsageError(f"task {name!r}: has no documents to evaluate: check its data")
+    if data_dir is not None:
+        check_documents(name, task.eval_docs, config, _evaluated_file(changed))
     return task, config
+
+
+def _evaluated_file(config: dict[str, Any]) -> Path:
+    return Path(config["dataset_kwargs"]["data_files"][config["test_split"] or config["validation_split"]])
 
 
 def _overrides(name: str, config: dict[str, Any], data_dir: Path) -> dict[str, Any]:
