@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from unmask import machine
 
@@ -119,6 +120,11 @@ print(by_default, [take() for _ in range(8)][-1])
     by_default, kept = map(int, done.stdout.split())
     assert kept < 10
     assert kept <= by_default
+
+
+def test_nothing_is_told_for_another_device_than_a_cpu() -> None:
+    assert not machine.keep_freed_memory("cuda:0")
+    assert not machine.keep_freed_memory(torch.device("cuda"))
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

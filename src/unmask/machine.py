@@ -74,14 +74,16 @@ def set_up_environment() -> None:
             os.environ[variable] = str(ours / name)
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(device: object = "cpu") -> bool:
     """Tell glibc to keep the memory that is freed instead of giving it back to the system; whether it listened.
+
+    `device`, a torch.device or its name, is where the work is done: only for a CPU anything is told.
 
     Each step of a training or a sampler on a CPU frees and takes the same large tensors. By default glibc maps them
     anew each time, and the system clears every page at its first use: `benchmarks/train_step.py` has what that costs.
     Elsewhere than on Linux with glibc this does nothing. It holds for the rest of the process.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if str(device) != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(parameter, value) for parameter, value in MALLOPT.items())

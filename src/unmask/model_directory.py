@@ -52,12 +52,17 @@ class Stored:
     """The format of the checkpoint that it was converted from."""
 
     def digest(self) -> str:
-        """What tells these weights from others, in whatever files they are: the SHA-256 of names and numbers."""
-        hashed = hashlib.sha256()
-        for name in sorted(self.weights):
-            hashed.update(name.encode())
-            hashed.update(self.weights[name].contiguous().view(torch.uint8).numpy().tobytes())
-        return hashed.hexdigest()
+        """What tells these weights from others, in whatever files they are."""
+        return digest(self.weights)
+
+
+def digest(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the names and numbers of tensors, whatever their order and device."""
+    hashed = hashlib.sha256()
+    for name in sorted(weights):
+        hashed.update(name.encode())
+        hashed.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def save(

@@ -15,8 +15,9 @@ from unmask import cli
 from unmask.convert import export
 from unmask.errors import UsageError
 from unmask.evals.evaluate import Run, evaluate
-from unmask.evals.finished import Finished, key_of, weights_digest
+from unmask.evals.finished import Finished, key_of
 from unmask.evals.harness import UnmaskLM
+from unmask.model_directory import digest
 
 TASKS = ("piqa", "boolq", "lambada_openai", "gsm8k")
 
@@ -122,12 +123,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         Finished(tmp_path / "file/out")
 
 
+def test_a_file_without_a_piece_is_not_left_and_what_differs_is_told(tmp_path):
+    with Finished(tmp_path / "f", {"model": 1, "seed": 0}):
+        pass
+    assert not (tmp_path / "f").exists()
+    with Finished(tmp_path / "f", {"model": 1, "seed": 0}) as finished:
+        finished.once(key_of("a"), lambda: "ö")
+    with Finished(tmp_path / "f", {"model": 1, "seed": 1}) as finished:
+        assert (finished.recovered, finished.others) == (0, ["seed"])
+
+
 def test_the_digest_tells_weights_apart():
     one, other = language_model(causal=False).model, language_model(causal=False).model
-    assert weights_digest(one) == weights_digest(other)
+    assert digest(one.state_dict()) == digest(dict(reversed(other.state_dict().items())))
     with torch.no_grad():
         other.embedding.weight[0, 0] += 1e-6
-    assert weights_digest(one) != weights_digest(other)
+    assert digest(one.state_dict()) != digest(other.state_dict())
 
 
 KILLED = """

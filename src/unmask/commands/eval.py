@@ -96,6 +96,8 @@ def run(options: Options) -> None:
             if finished.recovered:
                 known = counted(finished.recovered, "finished batch", "finished batches")
                 print(f"{finished.path}: going on with {known}", file=sys.stderr)
+            if finished.others:
+                print(f"{finished.path}: of another run ({', '.join(finished.others)}): begun anew", file=sys.stderr)
             result = evaluate(model, job, name=options.model)
             write(result, options.json, samples=options.log_samples)
             finished.remove()
@@ -159,8 +161,7 @@ def make_model(options: Options) -> Any:
         steps=options.steps,
         search_lengths=options.search_lengths,
     )
-    if model.lm.device.type == "cpu":
-        machine.keep_freed_memory()
+    machine.keep_freed_memory(model.lm.device)
     return model
 
 

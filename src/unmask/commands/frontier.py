@@ -90,8 +90,7 @@ def run(options: Options) -> None:
     from unmask.report import frontier_page
 
     models = {"mdm": load(options.mdm, options.device), "arm": load(options.arm, options.device)}
-    if models["mdm"].device.type == "cpu":
-        machine.keep_freed_memory()
+    machine.keep_freed_memory(models["mdm"].device)
     _check(models, options)
     reference_name = options.reference or str(options.arm)
     reference = open_reference(reference_name, options.device)

@@ -73,8 +73,7 @@ def run(options: Options) -> None:
     begun = time.perf_counter()
     sources = find_sources(options.texts) if corpus is None else []
     lm = load(options.model, options.device)
-    if lm.device.type == "cpu":
-        machine.keep_freed_memory()
+    machine.keep_freed_memory(lm.device)
     context = lm.config.context_length
     if options.length > context:
         raise UsageError(f"--length {options.length}: more than the model's context of {context} tokens")

@@ -66,8 +66,7 @@ def run(options: Options) -> None:
     from unmask.samplers import Trace
 
     lm = load(options.model, options.device)
-    if lm.device.type == "cpu":
-        machine.keep_freed_memory()  # each step frees and takes the logits of all masked positions
+    machine.keep_freed_memory(lm.device)  # each step frees and takes the logits of all masked positions
     watched = sys.stdout.isatty() and not options.json
     traces: list[dict[str, Any]] = []
     for number in range(options.num_samples):

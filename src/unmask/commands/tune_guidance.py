@@ -67,8 +67,7 @@ def run(options: Options) -> None:
     )
     tuning.check()
     lm = load(options.model, options.device)
-    if lm.device.type == "cpu":
-        machine.keep_freed_memory()
+    machine.keep_freed_memory(lm.device)
     found = tune(
         lm,
         tuning,

@@ -7,16 +7,16 @@ out does not depend on where a run was killed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TextIO, cast
-
-import torch
+from typing import Any, Self, cast
 
 from unmask.errors import UsageError
+from unmask.evals.journal import Journal
 
 FORMAT = "unmask-finished-1"
 
@@ -32,27 +32,32 @@ class Finished:
         self.path = path
         self.recovered = 0
         """Pieces that an earlier run left."""
+        self.others: list[str] = []
+        """What an earlier run's model or settings differ in, if its pieces are of no use."""
         self.saved_seconds = 0.0
         """What the pieces that were looked up took when they were computed."""
         self._known: dict[str, tuple[Any, float]] = {}
-        self._file: TextIO | None = None
+        self._journal: Journal | None = None
+        self._empty = False
         if path is None:
             return
-        head = json.dumps({"format": FORMAT, **(made_by or {})})
+        head = {"format": FORMAT, **(made_by or {})}
         try:
-            lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
-            if lines[0] == head:
-                self._known = dict(_pieces(lines[1:-1]))  # behind the last line's end is nothing, or half a line
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(path.name + ".new")
-            with draft.open("w", encoding="utf-8") as file:  # without what a kill cut short
-                file.write(head + "\n")
-                file.writelines(_line(key, *piece) for key, piece in self._known.items())
-            draft.replace(path)
-            self._file = path.open("a", encoding="utf-8")
+            self._journal = Journal(path)
+            records = list(_records(path))
+            if records[:1] == [head]:
+                pieces = [cast("list[Any]", each) for each in records[1:] if isinstance(each, list)]
+                self._known = {str(key): (value, float(seconds)) for key, value, seconds in pieces}
+            else:
+                if records and isinstance(records[0], dict):
+                    before = cast("dict[str, Any]", records[0])
+                    self.others = [key for key in {**before, **head} if before.get(key) != head.get(key)]
+                path.unlink(missing_ok=True)
+                self._journal.write(head)
         except OSError as error:
             raise UsageError(f"{path}: can't be written ({error.strerror}): choose another --json") from None
         self.recovered = len(self._known)
+        self._empty = not self._known
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """What `compute` gives, which must go into JSON; from the file if it is known there."""
@@ -62,22 +67,23 @@ class Finished:
             return value
         begun = time.perf_counter()
         value = compute()
-        if self._file is not None:
-            self._file.write(_line(key, value, time.perf_counter() - begun))
-            self._file.flush()
+        if self._journal is not None:
+            self._journal.write([key, value, round(time.perf_counter() - begun, 6)])
+            self._empty = False
         return value
 
     def remove(self) -> None:
         """Close and delete the file: the run is through."""
+        self._empty = True
         self.close()
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the file; one without pieces is of no use to anyone."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self.path is not None and self._empty:
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -91,25 +97,9 @@ def key_of(*parts: Any) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def weights_digest(model: torch.nn.Module) -> str:
-    """A digest of a network's weights, names and types."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _line(key: str, value: Any, seconds: float) -> str:
-    return json.dumps([key, value, round(seconds, 6)]) + "\n"
-
-
-def _pieces(lines: list[str]) -> list[tuple[str, tuple[Any, float]]]:
-    found: list[tuple[str, tuple[Any, float]]] = []
+def _records(path: Path) -> Iterator[Any]:
+    """What the lines of a file say; a damaged one is left out, and what it said computed again."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     for line in lines:
-        try:
-            key, value, seconds = cast("list[Any]", json.loads(line))
-        except ValueError:  # damaged: computed again
-            continue
-        found.append((str(key), (value, float(seconds))))
-    return found
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

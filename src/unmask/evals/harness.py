@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from lm_eval.api.model import TemplateLM
 
-from unmask import likelihood
+from unmask import likelihood, model_directory
 from unmask.data.chat_template import ChatTemplate
 from unmask.data.conversations import Message, Role
 from unmask.errors import UsageError
-from unmask.evals.finished import Finished, weights_digest
+from unmask.evals.finished import Finished
 from unmask.evals.greedy import GreedyAnswers
 from unmask.evals.request_log import Log, Record, Spent
 from unmask.evals.texts import Asked, Texts, numbered
@@ -307,7 +307,7 @@ class UnmaskLM(TemplateLM):
     def keep_in(self, path: Path) -> Finished:
         """Keep finished requests in a file, and take from it those that the same model with the same settings left."""
         made_by = {
-            "model": weights_digest(self.lm.model),
+            "model": model_directory.digest(self.lm.model.state_dict()),
             **{key: value for key, value in vars(self.settings).items() if key != "batch_size"},
             "sampler": self.sampler,
             "steps": self.steps,

@@ -75,8 +75,7 @@ def train(
             return
 
         # the network, and where it is
-        if world.device.type == "cpu":
-            machine.keep_freed_memory()
+        machine.keep_freed_memory(world.device)
         bfloat16 = parallel.bfloat16_wanted(run.precision, world.device)
         model, warnings = build_model(beginning, run, world, parametrization, bfloat16=bfloat16)
         optimizer = optim.build_optimizer(model, run, parametrization)

@@ -5,16 +5,17 @@ import json
 import pytest
 
 from unmask.errors import UnmaskError, UsageError
+from unmask.evals.journal import Journal
 from unmask.evals.mtbench import lines
 
 
 def test_what_is_written_can_be_read(tmp_path):
     path = tmp_path / "deep" / "file.jsonl"
-    with lines.Journal(path) as journal:
+    with Journal(path) as journal:
         journal.write({"a": 1})
         assert [record for record, _ in lines.read(path)] == [{"a": 1}]  # at once
         journal.write({"a": "ü\u2028\n"})
-    with lines.Journal(path) as journal:
+    with Journal(path) as journal:
         journal.write({"a": 3})
     assert [record["a"] for record, _ in lines.read(path)] == [1, "ü\u2028\n", 3]
     assert lines.read(path)[2][1].endswith("line 3")
@@ -27,7 +28,7 @@ def test_a_last_line_that_was_cut_short_is_left_out_and_taken_off(tmp_path, cut)
     path.write_text(whole[:-cut])
     expected = [1, 2] if cut == 1 else [1]  # only the end of the line is missing
     assert [record["a"] for record, _ in lines.read(path)] == expected
-    with lines.Journal(path) as journal:
+    with Journal(path) as journal:
         journal.write({"a": 3})
     assert [record["a"] for record, _ in lines.read(path)] == [*expected, 3]
 

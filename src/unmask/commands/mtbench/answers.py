@@ -66,7 +66,8 @@ def run(options: Answers) -> None:
     from rich.console import Console
 
     from unmask.commands.progress import progress
-    from unmask.evals.mtbench import answering, answers, lines
+    from unmask.evals.journal import Journal
+    from unmask.evals.mtbench import answering, answers
     from unmask.evals.mtbench import questions as asking
     from unmask.language_model import load
 
@@ -91,7 +92,7 @@ def run(options: Answers) -> None:
     before = answers.read(path, questions) if path.is_file() and path.stat().st_size else {}
     answers.check_same_origin(before, origin, path)
     missing = [question for question in chosen if question.id not in before]
-    with progress(Console(stderr=True)) as bar, lines.Journal(path) as journal:
+    with progress(Console(stderr=True)) as bar, Journal(path) as journal:
         task = bar.add_task(model_id, total=answering.turns_of(missing, settings))
         for question, turns in answering.answer(lm, missing, settings, lambda count: bar.advance(task, count)):
             temperature = settings.temperature_of(question)

@@ -75,7 +75,8 @@ def run(options: Judge) -> None:
     from rich.console import Console
 
     from unmask.commands.progress import progress
-    from unmask.evals.mtbench import answers, endpoint, grading, judging, lines
+    from unmask.evals.journal import Journal
+    from unmask.evals.mtbench import answers, endpoint, grading, judging
     from unmask.evals.mtbench import questions as asking
 
     endpoint.check_installed()
@@ -100,7 +101,7 @@ def run(options: Judge) -> None:
     console.print(_told_cost(options, server.base_url, len(wanted), len(models), cost))
     if options.dry_run or (missing and not options.yes and not _confirmed()):
         return
-    with bar, lines.Journal(path) as journal:
+    with bar, Journal(path) as journal:
         task = bar.add_task(options.judge, total=len(missing))
         grading.grade(
             server,

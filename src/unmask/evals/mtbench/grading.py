@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.evals.journal import Journal
 from unmask.evals.mtbench import judging
 from unmask.evals.mtbench.endpoint import Endpoint, Reply
 from unmask.evals.mtbench.judging import Task
-from unmask.evals.mtbench.lines import Journal
 
 
 def grade(
