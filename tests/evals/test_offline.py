@@ -77,7 +77,9 @@ def test_task_files_are_those_of_the_harness_s_own_index():
     assert all(index[name].yaml_path == path for name, path in files.items())
     tasks = {name for name, entry in index.items() if entry.kind.name in ("TASK", "PY_TASK")}
     assert len(tasks - files.keys()) < 20  # with signs in their names that others have not
-    require_known(list(index))
+    others = [name for name in index if name not in task_names.plain_names()]
+    assert len(others) < 400
+    require_known(others[::40])
 
 
 def test_an_unknown_task_is_refused_without_torch_and_without_the_index():

@@ -63,10 +63,16 @@ def task_index() -> dict[str, Any]:
     return dict(TaskManager().task_index)
 
 
+@lru_cache(maxsize=1)
+def plain_names() -> frozenset[str]:
+    """The tasks, tags and groups that have their name on a line of its own: nearly all."""
+    return frozenset(name for text in file_texts().values() for _, name in NAME_LINE.findall(text))
+
+
 def require_known(names: Sequence[str]) -> None:
     """Raise `UsageError`, with the nearest names, on one that stands in none of the harness's files. Takes no torch."""
     for name in names:
-        if name not in task_files():
+        if name not in plain_names():
             word = re.compile(rf"(?<![\w.+-]){re.escape(name)}(?![\w.+-])")
             if not any(word.search(text) for text in file_texts().values()):
                 raise _unknown(name)
@@ -116,7 +122,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _unknown(name: str) -> UsageError:
     """With the nearest names; the harness has too many to list them."""
-    known = {found for text in file_texts().values() for _, found in NAME_LINE.findall(text)}
-    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, sorted(plain_names()), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return UsageError(f"unknown task {name!r}: {hint}`lm_eval ls tasks` lists all of the harness")
