@@ -129,6 +129,33 @@ def test_a_switch_has_one_form_unless_both_are_asked_for() -> None:
     assert not parse(Options, [*argv, "--no-json"], prog="p", config=()).json
 
 
+@dataclass(frozen=True)
+class Wordy:
+    """What is said of the command as a whole takes more than a line of eighty characters, so that it has to be wrapped.
+
+    So does this.
+    """
+
+    text: str = ""
+    """Where a docstring goes on
+    in another line, help is one paragraph, wrapped where
+    (parentheses or not) the terminal ends."""
+
+
+def test_help_is_wrapped_where_the_terminal_ends_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse(Wordy, ["--help"], prog="unmask write")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    told = " ".join(" ".join(lines).replace("│", " ").split())
+    assert "so that it has to be wrapped. So does this." in told
+    (first,) = [line for line in lines if "Where a docstring" in line]
+    assert "goes on in another line" in first
+
+
 def test_help_is_printed_and_exits_with_success(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(Options, ["--help"], prog="unmask write")

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import io
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar, get_args
+from unittest import mock
 
 import tyro
 
@@ -54,7 +58,8 @@ def parse(
     asked_for_help = any(argument in ("-h", "--help") for argument in argv)
     captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured), contextlib.nullcontext() if asked_for_help else _unwrapped():
+        layout = _filled_help(getattr(options, "__doc__", None)) if asked_for_help else _unwrapped()
+        with contextlib.redirect_stderr(captured), layout:
             start = tyro.MISSING_NONPROP if default is None else default
             return tyro.cli(options, prog=prog, args=list(argv), default=start, config=tuple(config))
     except SystemExit as stop:
@@ -129,6 +134,26 @@ def _unmask_error_behind(error: BaseException) -> UnmaskError | None:
             return behind
         behind = behind.__context__
     return None
+
+
+def _paragraphs(text: str) -> str:
+    """`text` with the lines of each paragraph joined."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n[ \t]*\n", text.strip()))
+
+
+@contextlib.contextmanager
+def _filled_help(about: str | None) -> Generator[None]:
+    """Let tyro wrap help anew where it keeps the ends of a docstring's lines, and `about`, which it does not wrap."""
+    width = shutil.get_terminal_size().columns
+    whole = _paragraphs(about or "")
+    filled = "\n\n".join(textwrap.fill(paragraph, width) for paragraph in whole.split("\n\n"))
+
+    def lines(text: str) -> str:
+        joined = _paragraphs(text)
+        return filled if joined == whole else joined
+
+    with mock.patch.object(importlib.import_module("tyro._strings"), "remove_single_line_breaks", lines):
+        yield
 
 
 @contextlib.contextmanager
