@@ -49,6 +49,13 @@ def test_every_format_has_every_row():
     assert "100% &amp; more" in compare.web_page(rows)
 
 
+def test_latex_writes_signs_and_negative_numbers_as_it_must():
+    row = compare.Row("a^b", "{~}", "c\\d$#", -0.5, None, 0.1, 3, None, 1.0, -0.25, None, None)
+    line = compare.latex([row]).splitlines()[4]
+    assert line.startswith(r"a\textasciicircum{}b & \{\textasciitilde{}\} & c\textbackslash{}d\$\# & $-$0.5000 &")
+    assert "& $-$0.2500 &" in line
+
+
 def test_names_repeat_their_folder_only_where_they_must(tmp_path):
     assert compare.names_of([tmp_path / "a.json", tmp_path / "b.json"]) == ["a", "b"]
     assert compare.names_of([tmp_path / "x/a.json", tmp_path / "y/a.json"]) == [

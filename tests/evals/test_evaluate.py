@@ -8,7 +8,8 @@ import torch
 
 from small_benchmarks import LAMBADA, data_folder, language_model, write_lines
 from unmask import likelihood
-from unmask.errors import UsageError
+from unmask.errors import UnmaskError, UsageError
+from unmask.evals import harness
 from unmask.evals.evaluate import Run, evaluate, read, write
 from unmask.evals.harness import Record, UnmaskLM, rolling_windows
 
@@ -135,6 +136,28 @@ def test_items_that_cannot_be_scored_are_left_out_and_listed(tmp_path):
     assert figures["errors"] == [{"doc_id": 1, "error": "its answer has 81 tokens and the context 64"}]
     assert result["unmask"]["items"]["piqa"]["doc_id"] == [0, 2]
     assert not math.isnan(figures["metrics"]["acc"]["value"])
+
+
+def test_an_empty_answer_is_an_error_of_its_item(tmp_path):
+    rows = [{"goal": "go", "sol1": sol1, "sol2": "b", "label": 0} for sol1 in ("a", "", "c")]
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", rows)
+    model = UnmaskLM(language_model(causal=False), progress=False)
+    figures = evaluate(model, Run(("piqa",), tmp_path))["unmask"]["tasks"]["piqa"]
+    assert figures["errors"] == [{"doc_id": 1, "error": "its answer is empty"}]
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", rows[1:])
+    with pytest.raises(UnmaskError, match=r"validation.jsonl: item 0 .* has an empty answer, which task 'piqa' can't"):
+        evaluate(model, Run(("piqa",), tmp_path))
+
+
+def test_many_calls_of_exact_are_told_first(tmp_path, capsys, monkeypatch):
+    rows = [{"goal": "go", "sol1": "x" * 5, "sol2": "y" * 7, "label": 0}]
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", rows)
+    monkeypatch.setattr(harness, "MANY_SETS", 300)
+    evaluate(UnmaskLM(language_model(causal=False), estimator="exact"), Run(("piqa",), tmp_path))
+    assert "piqa: the estimator 'exact' sums over 318 sets of masks" in capsys.readouterr().err
+    monkeypatch.setattr(harness, "MANY_SETS", 320)
+    evaluate(UnmaskLM(language_model(causal=False), estimator="exact"), Run(("piqa",), tmp_path))
+    assert "exact" not in capsys.readouterr().err
 
 
 def test_an_answer_too_long_for_exact_is_an_error_of_its_item_alone(tmp_path):
@@ -280,7 +303,7 @@ def test_special_tokens_of_a_chat_template_are_such_and_those_in_a_message_are_t
 def test_arguments_may_be_text_as_the_harness_gives_them(mdm):
     model = UnmaskLM(mdm, guidance="0.6", num_samples="16", batch_size="4", seed="2", progress=False)
     assert model.settings == likelihood.Settings("auto", 16, 0.6, 2, 4)
-    assert UnmaskLM(mdm, batch_size="auto").settings.batch_size is None
+    assert UnmaskLM(mdm, batch_size="auto:4").settings.batch_size is None
 
 
 @pytest.mark.parametrize(
@@ -290,6 +313,13 @@ def test_arguments_may_be_text_as_the_harness_gives_them(mdm):
         ({"guidance": -0.5}, "guidance -0.5"),
         ({"guidance": math.nan}, "guidance nan"),
         ({"estimator": "chian"}, "did you mean 'chain'"),
+        ({"guidence": "0.5"}, "unknown model argument 'guidence': did you mean 'guidance'"),
+        ({"num_samples": "many"}, "num_samples 'many': must be a whole number"),
+        ({"guidance": "high"}, "guidance 'high': must be a number"),
+        ({"max_gen_toks": 0}, "max_gen_toks 0: must be at least 1"),
+        ({"search_lengths": -1}, "search_lengths -1: must be 0"),
+        ({"sampler": "confidense"}, "did you mean 'confidence'"),
+        ({"pretrained": "nowhere", "guidance": -1}, "guidance -1"),
     ],
 )
 def test_bad_arguments_are_named(mdm, arguments, words):

@@ -73,6 +73,16 @@ def test_other_tasks_are_put_beside_each_other_as_they_are(runs):
     assert joined["unmask"]["tasks"]["piqa"] == other["unmask"]["tasks"]["piqa"]
 
 
+def test_a_part_in_which_no_item_has_a_score_leaves_the_figures_to_the_others():
+    first, rest = of_piqa([0, 1], [1.0, 0.0]), of_piqa([2, 3], [1.0, 1.0])
+    none = rest["unmask"]["tasks"]["piqa"]
+    none |= {"items": 0, "metrics": {}, "errors": [{"doc_id": each, "error": "empty"} for each in (2, 3)]}
+    rest["unmask"]["items"]["piqa"] = {"doc_id": []}
+    for order in ([first, rest], [rest, first]):
+        task = parts.join(order, ["a", "b"])["unmask"]["tasks"]["piqa"]
+        assert (task["items"], len(task["errors"]), task["metrics"]["acc"]["value"]) == (2, 2, 0.5)
+
+
 def of_piqa(doc_ids, values, masks=0.1):
     task = {
         "dataset": "baber/piqa",

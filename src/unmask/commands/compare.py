@@ -15,11 +15,11 @@ from unmask.evals import compare, evaluate
 class Options:
     """One table of several evaluations; differences are to the first, on the items that both have."""
 
-    results: tyro.conf.Positional[tuple[Path, ...]]
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...")]
     """Files that unmask eval --json wrote."""
     format: Literal["markdown", "csv", "latex", "html"] = "markdown"
     """How the table is written."""
-    names: str = ""
+    names: Annotated[str, tyro.conf.arg(metavar="NAMES")] = ""
     """What to call the models, separated by commas; their files' names otherwise."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """File for the table; None prints it."""

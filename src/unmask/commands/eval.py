@@ -24,9 +24,9 @@ class Options:
     table gives two errors: of the choice of items, and of the choice of masks.
     """
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model directory or directory of a training run; hf:NAME_OR_DIR is a causal model of Hugging Face."""
-    tasks: str
+    tasks: Annotated[str, tyro.conf.arg(metavar="NAMES")]
     """Names of tasks in the harness, separated by commas; paper stands for the eight of the paper."""
     data_dir: Path | None = None
     """Local data, as DIR/<dataset_path>[/<dataset_name>]/<split>.jsonl[.xz]|.parquet|.arrow. None: the hub's."""
@@ -200,7 +200,8 @@ def print_table(summary: dict[str, Any]) -> None:
         if figures["examples_from"] == figures["split"]:
             console.print(f"{task}: its examples come from {figures['split']} too, as there is no training split")
         if figures["truncated"]:
-            console.print(f"{task}: {counted(figures['truncated'], 'prompt')} cut on the left to fit the context")
+            cut = f"{figures['truncated']:,} of {counted(figures['requests'], 'prompt')}"
+            console.print(f"{task}: {cut} cut on the left to fit the context")
         if figures["errors"] and figures["items"]:
             first = figures["errors"][0]
             left_out = counted(len(figures["errors"]), "item")

@@ -30,7 +30,7 @@ class Options:
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model directory, or directory of a training run."""
-    texts: tyro.conf.Positional[tuple[str, ...]]
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT ...")]
     """Files or folders as for `unmask prepare`, or one corpus that it prepared, or token files of lit-gpt, Megatron or
     datatrove in the model's tokens."""
     split: str | None = None

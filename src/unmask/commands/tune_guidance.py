@@ -15,9 +15,9 @@ import tyro
 class Options:
     """Choose the guidance weight and the estimator for a task on held-out items of it, and evaluate on the others."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """Model directory or directory of a training run."""
-    task: str
+    task: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """Name of one task in the harness."""
     data_dir: Path | None = None
     """Local data, as for unmask eval."""

@@ -10,6 +10,7 @@ import csv
 import html
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,17 @@ from unmask.errors import UsageError
 
 NOT_PAIRED = {"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"}
 """Metrics that are no mean over the items."""
+
+
+NEGATIVE = re.compile(r"^-([\d.]+)$")
+TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "_%&#${}"},
+    "±": r"$\pm$",
+}
+"""How signs are written that mean something else in LaTeX."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,8 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 def latex(rows: Sequence[Row]) -> str:
     """A tabular for a paper, with booktabs."""
-    body = "".join(" & ".join(_tex(cell) for cell in _cells(row)) + r" \\" + "\n" for row in rows)
+    lines = ([NEGATIVE.sub(r"$-$\1", _tex(cell)) for cell in _cells(row)] for row in rows)
+    body = "".join(" & ".join(line) + r" \\" + "\n" for line in lines)
     heads = " & ".join(_tex(head) for head in HEADS.values())
     columns = "lll" + "r" * (len(HEADS) - 3)
     return (
@@ -196,6 +209,4 @@ def _cells(row: Row) -> list[str]:
 
 
 def _tex(text: str) -> str:
-    for sign, written in (("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#")):
-        text = text.replace(sign, written)
-    return text.replace("±", r"$\pm$")
+    return "".join(TEX.get(sign, sign) for sign in text)

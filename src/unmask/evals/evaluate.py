@@ -98,8 +98,7 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
     from unmask.evals.harness import UnmaskLM
 
     tasks, data = load_tasks(run.tasks, run.data_dir)
-    for task in tasks:
-        _check_examples(task, data[task.config.task], run)
+    shots = {task.config.task: _examples(task, data[task.config.task], run) for task in tasks}
     documents = {task: _documents(task, data[task].documents, run) for task in data}
     ours = model if isinstance(model, UnmaskLM) else None
     no_index = TaskManager(include_defaults=False)  # the tasks are made already; its index takes seconds
@@ -142,7 +141,7 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
         "machine": machine.describe(),
         "settings": None if ours is None else asdict(ours.settings),
         "seconds": seconds,
-        "tasks": {task: _summary(task, found, data[task], ours, errors[task], seconds) for task in data},
+        "tasks": {task: _summary(task, found, data[task], shots[task], ours, errors[task], seconds) for task in data},
         "items": {task: _items(found["samples"].get(task, [])) for task in data},
     }
     return found
@@ -190,8 +189,8 @@ def _documents(task: str, total: int, run: Run) -> list[int]:
     return list(range(run.offset, total if run.limit is None else min(total, run.offset + run.limit)))
 
 
-def _check_examples(task: Any, data: TaskData, run: Run) -> None:
-    """Raise `UsageError` if there are fewer worked examples than are asked for."""
+def _examples(task: Any, data: TaskData, run: Run) -> int:
+    """How many worked examples a prompt has. Raises `UsageError` if there are not so many."""
     own = task.config.num_fewshot
     wanted = own if run.num_fewshot is None or own == 0 else run.num_fewshot
     if wanted:
@@ -201,6 +200,7 @@ def _check_examples(task: Any, data: TaskData, run: Run) -> None:
                 f"--num-fewshot {wanted}: task {task.config.task!r} has {counted(there, 'item')} to take worked "
                 "examples from: ask for fewer, or give it a training split"
             )
+    return wanted or 0
 
 
 def _failed(model: UnmaskLM, documents: dict[str, list[int]]) -> dict[str, dict[int, str]]:
@@ -234,6 +234,7 @@ def _summary(
     task: str,
     found: dict[str, Any],
     data: TaskData,
+    shots: int,
     model: UnmaskLM | None,
     errors: list[dict[str, Any]],
     seconds: float,
@@ -256,13 +257,14 @@ def _summary(
         "dataset": data.dataset,
         "split": data.split,
         "items": len({sample["doc_id"] for sample in samples}),
-        "num_fewshot": found["n-shot"].get(task),
-        "examples_from": data.examples or data.split if found["n-shot"].get(task) else None,
+        "num_fewshot": shots,
+        "examples_from": data.examples or data.split if shots else None,
         "errors": errors,
         "metrics": metrics,
     }
     if model is None:
-        return {**summary, "network_calls": None, "seconds": seconds, "truncated": None, "calls_saved": None}
+        own = seconds if len(found["results"]) == 1 else None  # the harness tells no more
+        return {**summary, "network_calls": None, "seconds": own, "truncated": None, "calls_saved": None}
     records: dict[int, dict[int, Record]] = {}
     for (name, place, number), record in model.log.records.items():
         if name == task:

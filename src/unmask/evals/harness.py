@@ -10,12 +10,13 @@ uses it in any case.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from lm_eval.api.model import TemplateLM
@@ -23,11 +24,12 @@ from lm_eval.api.model import TemplateLM
 from unmask import likelihood, model_directory
 from unmask.data.chat_template import ChatTemplate
 from unmask.data.conversations import Message, Role
-from unmask.errors import UsageError
+from unmask.errors import UsageError, unknown_name
 from unmask.evals.finished import Finished
 from unmask.evals.greedy import GreedyAnswers
 from unmask.evals.request_log import Log, Record, Spent
 from unmask.evals.texts import Asked, Texts, numbered
+from unmask.generation import Sampling
 from unmask.language_model import load
 from unmask.likelihood import Request, Settings, decoding
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
     from unmask.language_model import LanguageModel
 
+MANY_SETS = 100_000
+"""So many network calls of the estimator "exact" are told before they are made."""
 SEARCHED_LENGTHS = 8
 """Most tokens of an answer that is searched for without its length."""
 
@@ -60,31 +64,42 @@ class UnmaskLM(TemplateLM):
         steps: int | str | None = None,
         search_lengths: int | str = SEARCHED_LENGTHS,
         progress: bool = True,
+        **unknown: Any,
     ) -> None:
         """`pretrained` is a model directory or a `LanguageModel`; the others are those of `unmask score` and `sample`.
 
         `search_lengths`: greedy answers are also looked for without telling their length, up to so many tokens; 0 for
-        not. Raises `UsageError` on a value out of range, or an estimator that the model has no mask token for.
+        not. Raises `UsageError` on an unknown argument or a value out of range, before the model is loaded, or an
+        estimator that the model has no mask token for.
         """
         super().__init__()
+        for name in unknown:
+            raise unknown_name("model argument", name, list(inspect.signature(UnmaskLM).parameters)[:-2])
         if not pretrained:
             raise UsageError("pretrained: name a model directory, as in --model_args pretrained=DIR")
+        automatic = batch_size is None or str(batch_size).startswith("auto")
+        self.settings = Settings(
+            estimator,
+            _number("num_samples", num_samples, int),
+            _number("guidance", guidance, float),
+            _number("seed", seed, int),
+            None if automatic else _number("batch_size", batch_size, int),
+            None if adaptive is None else _number("adaptive", adaptive, float),
+        )
+        self.max_gen_toks = _number("max_gen_toks", max_gen_toks, int)
+        if self.max_gen_toks < 1:
+            raise UsageError(f"max_gen_toks {max_gen_toks}: must be at least 1")
+        self.search_lengths = _number("search_lengths", search_lengths, int)
+        if self.search_lengths < 0:
+            raise UsageError(f"search_lengths {search_lengths}: must be 0 (none) or more")
+        self.sampler, self.steps = sampler, None if steps is None else _number("steps", steps, int)
+        if sampler is not None or steps is not None:
+            Sampling.of(sampler=sampler, steps=self.steps)
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             device = "auto"  # the harness asks for it unless told otherwise
         self.lm = load(pretrained, device or "auto") if isinstance(pretrained, str) else pretrained
         self.name = pretrained if isinstance(pretrained, str) else "a model in memory"
-        self.settings = Settings(
-            estimator,
-            int(num_samples),
-            float(guidance),
-            int(seed),
-            None if batch_size in (None, "auto") else int(batch_size),
-            None if adaptive is None else float(adaptive),
-        )
         self.lm.score_tokens([], self.settings)  # says what is wrong with them
-        self.max_gen_toks = int(max_gen_toks)
-        self.sampler, self.steps = sampler, None if steps is None else int(steps)
-        self.search_lengths = int(search_lengths)
         self.progress = progress
         self.log = Log()
         self.finished = Finished()
@@ -243,11 +258,16 @@ class UnmaskLM(TemplateLM):
             if context:
                 prompt, answer = self._encode_pair(context, continuation)
             pair, cut, error = self._fit(tuple(prompt), tuple(answer))
+            if not continuation.strip():
+                error = "its answer is empty"
             pairs.append(pair)
             records.append(Record(truncated=cut, error=error))
             if not error and pair not in self._known:
                 question = int(instance.doc_id or 0) if options[int(instance.doc_id or 0)] > 1 else None
                 waiting[pair] = Request(*pair, question, float(max(1, len(continuation.strip()))))
+        sets = sum(2 ** len(request.continuation) - 1 for request in waiting.values())
+        if self.settings.estimator == "exact" and not self.lm.config.causal and self.progress and sets > MANY_SETS:
+            print(f"{task}: the estimator 'exact' sums over {sets:,} sets of masks", file=sys.stderr, flush=True)
         scored = self.lm.score_tokens(
             list(waiting.values()),
             self.settings,
@@ -339,6 +359,17 @@ class UnmaskLM(TemplateLM):
     def _show(self, text: str) -> None:
         if self.progress and sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+T = TypeVar("T", int, float)
+
+
+def _number(name: str, value: Any, kind: type[T]) -> T:
+    """An argument that may be text."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} {value!r}: must be a {'whole ' * (kind is int)}number") from None
 
 
 def _until(text: str, stops: str | list[str] | None) -> str:

@@ -85,12 +85,13 @@ def _join_task(task: str, parts: Sequence[Part], names: Sequence[str]) -> tuple[
             owners[doc_id] = name
     ids = np.concatenate([part["items"]["doc_id"] for part in parts])
     order = np.argsort(ids)
-    kept = [key for key in parts[0]["items"] if all(key in part["items"] for part in parts)]
-    items = {key: np.concatenate([part["items"][key] for part in parts])[order].tolist() for key in kept}
+    scored = [part for part in parts if part["task"]["items"]] or parts[:1]
+    kept = [key for key in scored[0]["items"] if all(key in part["items"] for part in scored)]
+    items = {key: np.concatenate([part["items"][key] for part in scored])[order].tolist() for key in kept}
     metrics = {
-        metric: _join_metric(task, metric, parts, items.get(metric))
-        for metric in parts[0]["task"]["metrics"]
-        if all(metric in part["task"]["metrics"] for part in parts)
+        metric: _join_metric(task, metric, scored, items.get(metric))
+        for metric in scored[0]["task"]["metrics"]
+        if all(metric in part["task"]["metrics"] for part in scored)
     }
     sums = {key: [part["task"].get(key) for part in parts] for key in SUMMED if key in parts[0]["task"]}
     figures: dict[str, Any] = {

@@ -53,6 +53,10 @@ def explain_failure(
     except Exception:
         return None  # not the rows: the file
     columns = cast("list[str]", rows.column_names)
+    if isinstance(error, IndexError) and "string index" in str(error):  # of the first letter of an answer
+        return UnmaskError(
+            f"{file}: item 0 (from 0) has an empty answer: task {task!r} can't begin with it: leave it out"
+        )
     if isinstance(error, KeyError) and error.args and error.args[0] not in columns:
         return _gap(task, file, 0, str(error.args[0]))
     if not config.get("process_docs"):
