@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from unmask.errors import UnmaskError, UsageError
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,7 @@ class Options:
     stopped; more --seeds or --models later train only what is new.
     """
 
-    texts: tyro.conf.Positional[tuple[str, ...]] = ("sotu",)
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TEXT ...")] = ("sotu",)
     """Files or folders as for `unmask prepare`, with years in their names, or the corpus name sotu."""
     out: Path = Path("temporal")
     """Directory for the corpus, the runs and the result."""
@@ -218,10 +219,11 @@ def _evaluate(
         IN_PERIOD: shift.Period.of(opened.split("valid"), options.length, options.windows),
         SHIFTED: shift.Period.of(opened.split(LATE), options.length, options.windows),
     }
-    console.print(
-        f"[bold]3 of 3[/bold]  {len(study.plan.runs)} models on "
-        + ", ".join(f"{len(p.windows):,} windows of {p.document_count} {name} documents" for name, p in periods.items())
-    )
+    evaluated = [
+        f"{counted(len(p.windows), 'window')} of {counted(p.document_count, f'{name} document')}"
+        for name, p in periods.items()
+    ]
+    console.print(f"[bold]3 of 3[/bold]  {counted(len(study.plan.runs), 'model')} on {', '.join(evaluated)}")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("        evaluating", total=None)
         losses = shift.losses_of_runs(

@@ -82,12 +82,12 @@ def findings(result: dict[str, Any]) -> list[str]:
     told: list[str] = []
     for model in result["models"]:
         more, ends = model["perplexity_percent"]["value"], model["perplexity_percent"]["ci95"]
-        between = "" if ends is None else f" (95% {ends[0]:.1f} to {ends[1]:.1f})"
+        between = "" if ends is None else f" (95% {ends[0]:+.1f} to {ends[1]:+.1f})"
         kind = "bound on the perplexity" if model["bound"] else "perplexity"
         before, after = (model["bits_per_byte"][split] for split in (IN_PERIOD, SHIFTED))
         told.append(
-            f"{label(model)}: its {kind} is {more:.1f}% higher on later text{between}, its bits per byte "
-            f"{100 * (after / before - 1):.1f}%"
+            f"{label(model)}: its {kind} is {_higher(more)} on later text{between}, its bits per byte "
+            f"{_higher(100 * (after / before - 1))}"
         )
     by_name = {model["name"]: model for model in result["models"]}
     for each in result["comparisons"]:
@@ -102,6 +102,10 @@ def findings(result: dict[str, Any]) -> list[str]:
             words += ": not told apart" if ends[0] <= 0 <= ends[1] else ""
         told.append(words)
     return told
+
+
+def _higher(percent: float) -> str:
+    return f"{abs(percent):.1f}% {'lower' if percent < 0 else 'higher'}"
 
 
 def plain_table(result: dict[str, Any]) -> str:
@@ -158,7 +162,7 @@ def limits(result: dict[str, Any]) -> list[str]:
         "An MDM's figures are bounds: its true losses are no higher. That the bound is as loose in both periods is an "
         "assumption; a difference of two bounds is not itself a bound. The ARM's figures are exact.",
         f"Documents are what was sampled, {periods[IN_PERIOD]['documents']} of the period and "
-        f"{periods[SHIFTED]['documents']} later ones; with few, an interval is wide and its shape a guess.",
+        f"{counted(periods[SHIFTED]['documents'], 'later one')}; with few, an interval is wide and its shape a guess.",
         "Later texts differ from earlier ones in more than their date: other authors, other subjects. Held-out texts "
         "may be by authors who were trained on; later ones seldom are.",
         f"The models have {numbers.count(result['settings']['params'])} parameters and learned from one corpus: "
@@ -174,11 +178,12 @@ def method(result: dict[str, Any]) -> list[str]:
     settings, texts = result["settings"], result["texts"]
     splits = texts["splits"]
     training = splits["train"]
-    left_out = f" {texts['left_out']} files from between were left out." if texts["left_out"] else ""
+    left_out = f" Left out: {counted(texts['left_out'], 'file')} from between." if texts["left_out"] else ""
     return [
-        f"Trained on {training['documents']} documents ({numbers.count(training['tokens'])} tokens of a vocabulary of "
-        f"{texts['vocab_size']:,}); {splits['valid']['documents']} of the period were held out whole, by a hash of "
-        f"their names; {splits['shifted']['documents']} later ones.{left_out}",
+        f"Trained on {counted(training['documents'], 'document')} ({numbers.count(training['tokens'])} tokens of a "
+        f"vocabulary of {texts['vocab_size']:,}); held out whole, by a hash of their names: "
+        f"{splits['valid']['documents']} of the period; {counted(splits['shifted']['documents'], 'later one')}."
+        f"{left_out}",
         f"All models have size {settings['size']}. Compute by C = 6 N D, in that of the first; 16 times as much is "
         "what the paper gives its MDM. Beyond one epoch data repeat: see the table.",
         f"Every model sees the same windows of {settings['length']} tokens, each within one document, and masked "
@@ -196,7 +201,7 @@ def _facts(result: dict[str, Any]) -> str:
         f"size {text(settings['size'])} · {power(settings['flops'])} FLOPs · "
         f"{counted(len(settings['seeds']), 'seed')} · "
         + " · ".join(
-            f"{name}: {each['documents']} documents, {numbers.count(each['tokens'])} tokens evaluated"
+            f"{name}: {counted(each['documents'], 'document')}, {numbers.count(each['tokens'])} tokens evaluated"
             for name, each in periods.items()
         )
     )
