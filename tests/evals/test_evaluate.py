@@ -145,7 +145,7 @@ def test_an_empty_answer_is_an_error_of_its_item(tmp_path):
     figures = evaluate(model, Run(("piqa",), tmp_path))["unmask"]["tasks"]["piqa"]
     assert figures["errors"] == [{"doc_id": 1, "error": "its answer is empty"}]
     write_lines(tmp_path / "baber/piqa/validation.jsonl", rows[1:])
-    with pytest.raises(UnmaskError, match=r"validation.jsonl: item 0 .* has an empty answer, which task 'piqa' can't"):
+    with pytest.raises(UnmaskError, match=r"validation.jsonl: item 0 .* has an empty answer: task 'piqa' can't"):
         evaluate(model, Run(("piqa",), tmp_path))
 
 
@@ -188,6 +188,20 @@ def test_a_text_too_long_for_exact_is_an_error_of_its_own():
     assert math.isnan(values[0])
     assert values[1] == pytest.approx(model.lm.score("", "We", estimator="exact").log_likelihood, abs=1e-4)
     assert "a window of its text has 21 tokens" in model.log.records["wikitext", 0, 0].error
+
+
+def test_the_harness_alone_is_warned_of_requests_without_a_score(mdm, tmp_path, caplog):
+    from lm_eval.api.instance import Instance
+
+    model = UnmaskLM(mdm, estimator="exact", progress=False)
+    request = Instance("loglikelihood", {}, ("go", " " + "x" * 30), 0, ("piqa", 0, 1))
+    assert math.isnan(model.loglikelihood([request])[0][0])
+    assert "piqa: 1 request without a score (its answer has 31 tokens" in caplog.text
+    caplog.clear()
+    rows = [{"goal": "go", "sol1": answer, "sol2": "y", "label": 0} for answer in ("x" * 30, "z")]
+    write_lines(tmp_path / "baber/piqa/validation.jsonl", rows)
+    evaluate(model, Run(("piqa",), tmp_path))
+    assert "without a score" not in caplog.text
 
 
 def test_tasks_go_on_where_all_items_of_another_fail_and_nothing_is_computed_or_counted_twice(data_dir, tmp_path):

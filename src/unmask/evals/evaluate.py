@@ -107,7 +107,7 @@ def evaluate(model: Any, run: Run, *, name: str = "", cache: Path | None = None)
     while True:
         if ours is not None:
             ours.log.records.clear()
-            ours.templated = False
+            ours.templated, ours.leaves_out = False, True
         # the harness prints, and git complains where the working directory is no repository
         with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(evaluator, "get_git_commit_hash", str):
             found = cast(

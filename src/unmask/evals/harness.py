@@ -11,6 +11,7 @@ uses it in any case.
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import sys
 import time
@@ -21,17 +22,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from lm_eval.api.model import TemplateLM
 
-from unmask import likelihood, model_directory
+from unmask import likelihood, model_directory, samplers
 from unmask.data.chat_template import ChatTemplate
 from unmask.data.conversations import Message, Role
 from unmask.errors import UsageError, unknown_name
 from unmask.evals.finished import Finished
 from unmask.evals.greedy import GreedyAnswers
 from unmask.evals.request_log import Log, Record, Spent
-from unmask.evals.texts import Asked, Texts, numbered
+from unmask.evals.texts import Asked, Texts, numbered, until
 from unmask.generation import Sampling
 from unmask.language_model import load
 from unmask.likelihood import Request, Settings, decoding
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -93,8 +95,9 @@ class UnmaskLM(TemplateLM):
         if self.search_lengths < 0:
             raise UsageError(f"search_lengths {search_lengths}: must be 0 (none) or more")
         self.sampler, self.steps = sampler, None if steps is None else _number("steps", steps, int)
-        if sampler is not None or steps is not None:
-            Sampling.of(sampler=sampler, steps=self.steps)
+        Sampling.of(steps=self.steps)  # says what is wrong with it
+        if sampler is not None:
+            samplers.lookup(sampler)
         if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
             device = "auto"  # the harness asks for it unless told otherwise
         self.lm = load(pretrained, device or "auto") if isinstance(pretrained, str) else pretrained
@@ -103,6 +106,8 @@ class UnmaskLM(TemplateLM):
         self.progress = progress
         self.log = Log()
         self.finished = Finished()
+        self.leaves_out = False
+        """Whether items without a score are left out; the harness itself does not."""
         self.templated = False
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], Record] = {}
         self._rolled: dict[tuple[int, ...], Record] = {}
@@ -146,6 +151,7 @@ class UnmaskLM(TemplateLM):
             begun = self._clock()
             records = self._score(task, [requests[index] for index in indices], spent)
             spent.seconds += self._clock() - begun
+            self._warn(task, records)
             for index, record in zip(indices, records, strict=True):
                 request = requests[index]
                 self.log.records[task, int(request.doc_id or 0), request.idx] = record
@@ -174,7 +180,18 @@ class UnmaskLM(TemplateLM):
             totals.append(record.log_likelihood)
             self._show(f"{task}: {len(totals)}/{len(requests)} texts")
         self._show("")
+        for task in {str(request.task_name): None for request in requests}:
+            self._warn(task, [record for (name, *_), record in self.log.records.items() if name == task])
         return totals
+
+    def _warn(self, task: str, records: Sequence[Record]) -> None:
+        """Say, where nobody leaves them out, that some requests have no figure."""
+        failed = [record for record in records if record.error]
+        if failed and not self.leaves_out:
+            logging.getLogger(__name__).warning(
+                f"{task}: {counted(len(failed), 'request')} without a score ({failed[0].error}) make its figures nan "
+                "or wrong: unmask eval leaves such items out"
+            )
 
     def _rolling(self, tokens: Sequence[int], spent: Spent) -> Record:
         """Of a whole text."""
@@ -214,7 +231,7 @@ class UnmaskLM(TemplateLM):
         texts: list[str] = []
         for request, (task, place) in zip(requests, places, strict=True):
             text, record = self._texts.known[by_task[task][place]]
-            texts.append(_until(text, cast("tuple[str, dict[str, Any]]", request.args)[1].get("until")))
+            texts.append(until(text, cast("tuple[str, dict[str, Any]]", request.args)[1].get("until")))
             self.log.records[task, int(request.doc_id or 0), request.idx] = record
         return texts
 
@@ -370,13 +387,6 @@ def _number(name: str, value: Any, kind: type[T]) -> T:
         return kind(value)
     except (TypeError, ValueError):
         raise UsageError(f"{name} {value!r}: must be a {'whole ' * (kind is int)}number") from None
-
-
-def _until(text: str, stops: str | list[str] | None) -> str:
-    """`text` up to the first of `stops`."""
-    for stop in [stops] if isinstance(stops, str) else stops or []:
-        text = text.split(stop)[0] if stop else text
-    return text
 
 
 def rolling_windows(tokens: Sequence[int], length: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -38,6 +38,13 @@ def numbered(asked: Sequence[Asked]) -> list[Asked]:
     return found
 
 
+def until(text: str, stops: str | list[str] | None) -> str:
+    """`text` up to the first of `stops`."""
+    for stop in [stops] if isinstance(stops, str) else stops or []:
+        text = text.split(stop)[0] if stop else text
+    return text
+
+
 @dataclass
 class Texts:
     """The texts of one model, by `sampler` in `steps` steps, with the guidance, seed and batch size of `settings`."""
