@@ -93,9 +93,9 @@ def _panel(axes: Axes, panel: Panel, kinds: Sequence[str], theme: Theme) -> None
             "chance",
             (1, panel.chance),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
+            xytext=(3, 0),
             textcoords="offset points",
-            ha="right",
+            va="center",
             fontsize=8.5,
             color=theme.faint,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -94,13 +95,18 @@ def read_folder(folder: Path, questions: QuestionSet, models: Sequence[str] = ()
 
     `models` are the ids that are wanted; none: all. Raises `UsageError` where one of them, or any, is missing.
     """
-    paths = {path.stem: path for path in sorted((folder / FOLDER).glob("*.jsonl"))}
+    paths = {path.stem: path for path in sorted((folder / FOLDER).glob("*.jsonl"), key=_by_number)}
     if not paths:
         raise UsageError(f"{folder / FOLDER}: no answers in it: write some with unmask mtbench answers")
     for model in models:
         if model not in paths:
             raise UsageError(f"--models {model}: no {model}.jsonl in {folder / FOLDER}: there are {', '.join(paths)}")
     return {model: read(paths[model], questions) for model in models or paths}
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """An order in which 8 steps stand before 16."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.stem)]
 
 
 def to_record(question: Question, model_id: str, turns: Sequence[Turn], origin: Origin, temperature: float) -> Record:
