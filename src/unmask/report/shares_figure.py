@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +20,8 @@ SHADES = (0.35, 1.0, 0.65)
 """How much of an objective's colour the bars of each kind have."""
 WIDTH = 0.8
 """Of all bars of an objective, together."""
+TITLE = 44
+"""Characters of a title's line."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def shares_figure(panels: Sequence[Panel], columns: int, *, shape: Shape = "wide
     """The panels, in so many columns where there is room."""
     columns = columns if shape == "wide" else 1
     rows = -(-len(panels) // columns)
-    size = (4.6 * columns, 3.3 * rows + 0.3) if shape == "wide" else (4.6, 3.0 * rows + 0.4)
+    size = (max(7.0, 4.6 * columns), 3.3 * rows + 0.3) if shape == "wide" else (4.6, 3.0 * rows + 0.4)
     kinds = list(dict.fromkeys(bar.kind for panel in panels for bar in panel.bars))
     with mpl.rc_context(cast(Any, rc_settings(theme, shape))):
         figure = new_figure(size)
@@ -71,7 +74,8 @@ def _panel(axes: Axes, panel: Panel, kinds: Sequence[str], theme: Theme) -> None
     objectives = list(dict.fromkeys(bar.objective for bar in panel.bars))
     width = WIDTH / len(kinds)
     for bar in panel.bars:
-        at = objectives.index(bar.objective) + (kinds.index(bar.kind) - (len(kinds) - 1) / 2) * width
+        beside = [kind for kind in kinds if any((bar.objective, kind) == (o.objective, o.kind) for o in panel.bars)]
+        at = objectives.index(bar.objective) + (beside.index(bar.kind) - (len(beside) - 1) / 2) * width
         color = color_of(theme, bar.objective)
         shade = SHADES[kinds.index(bar.kind) % len(SHADES)] if len(kinds) > 1 else 1.0
         axes.bar(at, bar.value, width * 0.92, color=mixed(theme.paper, color, shade))
@@ -99,7 +103,7 @@ def _panel(axes: Axes, panel: Panel, kinds: Sequence[str], theme: Theme) -> None
             fontsize=8.5,
             color=theme.faint,
         )
-    axes.set_title(panel.title, loc="left")
+    axes.set_title(textwrap.fill(panel.title, TITLE), loc="left")
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xticks(range(len(objectives)), [series.label(each) for each in objectives])
