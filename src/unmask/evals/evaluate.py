@@ -280,7 +280,7 @@ def _summary(
         # the harness's accuracy tells the network how long the answer is
         metrics["acc_length_given"] = dict(metrics["acc"])
         share = sum(searched) / len(searched)
-        error = math.sqrt(share * (1 - share) / max(1, len(searched) - 1))
+        error = share_error(share, len(searched))
         metrics["acc_length_searched"] = {"value": share, "stderr_items": error, "stderr_estimate": 0.0}
     return {
         **summary,
@@ -292,6 +292,11 @@ def _summary(
         "calls_saved": spent.calls_saved,
         "batches_halved": spent.batches_halved,
     }
+
+
+def share_error(share: float, items: int) -> float:
+    """The standard error of a share of so many items."""
+    return math.sqrt(share * (1 - share) / max(1, items - 1))
 
 
 def _estimate_error(

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from unmask.errors import UsageError
-from unmask.evals.evaluate import FORMAT
+from unmask.evals.evaluate import FORMAT, share_error
 
 Part = dict[str, Any]
 """What one result has of one task: its figures under "task", the figures of its items under "items"."""
@@ -112,8 +112,7 @@ def _join_metric(task: str, metric: str, parts: Sequence[Part], values: list[flo
     masks = _of_mean([figures["stderr_estimate"] for figures in old], counts)
     if metric in SHARES:
         share = float(np.average([figures["value"] for figures in old], weights=counts))
-        error = math.sqrt(share * (1 - share) / max(1, total - 1))
-        return {"value": share, "stderr_items": error, "stderr_estimate": masks}
+        return {"value": share, "stderr_items": share_error(share, total), "stderr_estimate": masks}
     # of each item the log-likelihood is kept, in place of a perplexity
     made: Callable[[float], float] = _perplexity if metric == "perplexity" else float
     if values is None or not all(
