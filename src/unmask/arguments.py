@@ -143,7 +143,10 @@ def _paragraphs(text: str) -> str:
 
 @contextlib.contextmanager
 def _filled_help(about: str | None) -> Generator[None]:
-    """Let tyro wrap help anew where it keeps the ends of a docstring's lines, and `about`, which it does not wrap."""
+    """Let tyro wrap help anew where it keeps the ends of a docstring's lines, and `about`, which it does not wrap.
+
+    tyro has no option for this. A version of it without the function that is replaced prints help as it does by itself.
+    """
     width = shutil.get_terminal_size().columns
     whole = _paragraphs(about or "")
     filled = "\n\n".join(textwrap.fill(paragraph, width) for paragraph in whole.split("\n\n"))
@@ -152,7 +155,10 @@ def _filled_help(about: str | None) -> Generator[None]:
         joined = _paragraphs(text)
         return filled if joined == whole else joined
 
-    with mock.patch.object(importlib.import_module("tyro._strings"), "remove_single_line_breaks", lines):
+    with contextlib.ExitStack() as replaced:
+        with contextlib.suppress(ImportError, AttributeError):
+            strings = importlib.import_module("tyro._strings")
+            replaced.enter_context(mock.patch.object(strings, "remove_single_line_breaks", lines))
         yield
 
 

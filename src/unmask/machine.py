@@ -83,7 +83,7 @@ def keep_freed_memory(device: object = "cpu") -> bool:
     anew each time, and the system clears every page at its first use: `benchmarks/train_step.py` has what that costs.
     Elsewhere than on Linux with glibc this does nothing. It holds for the rest of the process.
     """
-    if str(device) != "cpu" or platform.libc_ver()[0] != "glibc":
+    if str(device).partition(":")[0] != "cpu" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(parameter, value) for parameter, value in MALLOPT.items())

@@ -14,7 +14,7 @@ from unmask.errors import UsageError
 from unmask.scaling import fit_parametric
 from unmask.scaling.bootstrap import in_chunks, resample_weights
 from unmask.scaling.huber import LogHuber
-from unmask.scaling.parametric import optimum_laws
+from unmask.scaling.parametric_law import optimum_laws
 from unmask.scaling.points import Point
 from unmask.scaling.varpro import VariableProjection
 

@@ -73,8 +73,12 @@ def shares_figure(panels: Sequence[Panel], columns: int, *, shape: Shape = "wide
 def _panel(axes: Axes, panel: Panel, kinds: Sequence[str], theme: Theme) -> None:
     objectives = list(dict.fromkeys(bar.objective for bar in panel.bars))
     width = WIDTH / len(kinds)
+    kinds_of = {
+        objective: sorted({bar.kind for bar in panel.bars if bar.objective == objective}, key=kinds.index)
+        for objective in objectives
+    }
     for bar in panel.bars:
-        beside = [kind for kind in kinds if any((bar.objective, kind) == (o.objective, o.kind) for o in panel.bars)]
+        beside = kinds_of[bar.objective]
         at = objectives.index(bar.objective) + (beside.index(bar.kind) - (len(beside) - 1) / 2) * width
         color = color_of(theme, bar.objective)
         shade = SHADES[kinds.index(bar.kind) % len(SHADES)] if len(kinds) > 1 else 1.0

@@ -15,7 +15,8 @@ from typing import TypeVar
 from unmask.errors import UsageError
 from unmask.report.markup import decimals, interval, name_of, paragraph, power, table, text
 from unmask.scaling import numbers
-from unmask.scaling.parametric import ParametricFit, ParametricLaw, fit_parametric
+from unmask.scaling.parametric import fit_parametric
+from unmask.scaling.parametric_law import ParametricFit, ParametricLaw
 from unmask.scaling.points import ONE_EPOCH, Point, epochs
 from unmask.scaling.repeated import NAMES, RepeatedFit, fit_repeated_data
 from unmask.scaling.repeats import against_freshest

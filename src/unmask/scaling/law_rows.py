@@ -17,7 +17,7 @@ import numpy as np
 from unmask.errors import UsageError
 from unmask.scaling.isoflop import IsoflopFit, ObjectiveFit
 from unmask.scaling.laws import Array, PowerLaw
-from unmask.scaling.parametric import ParametricFit, ParametricLaw
+from unmask.scaling.parametric_law import ParametricFit, ParametricLaw
 from unmask.scaling.repeated import RepeatedFit
 
 COLUMNS = ("E", "log A", "alpha", "log B", "beta", "log R_D", "log R_N")

@@ -133,21 +133,27 @@ def epochs(point: Point) -> float:
 
 
 def fittable(
-    points: Iterable[Point], check: Callable[[str, list[Point]], None], source: str
+    points: Iterable[Point],
+    kept: Callable[[list[Point]], list[Point]],
+    check: Callable[[str, list[Point]], None],
+    source: str,
 ) -> tuple[dict[str, list[Point]], dict[str, str]]:
-    """The points of each objective that `check` lets pass, and why the others do not.
+    """The points of each objective that are `kept`, where `check` lets them pass, and why those of others do not.
 
     Raises `UsageError`, which names `source`, where none does.
     """
-    groups, reasons = by_objective(points), dict[str, str]()
-    for objective, group in groups.items():
+    groups, reasons = dict[str, list[Point]](), dict[str, str]()
+    for objective, group in by_objective(points).items():
+        points_kept = kept(group)
         try:
-            check(objective, group)
+            check(objective, points_kept)
         except UsageError as error:
             reasons[objective] = str(error)
-    if len(reasons) == len(groups):
+        else:
+            groups[objective] = points_kept
+    if not groups:
         raise problems_error(source, list(reasons.values())[:PROBLEMS_SHOWN])
-    return {name: group for name, group in groups.items() if name not in reasons}, reasons
+    return groups, reasons
 
 
 def split_by_data(points: Sequence[Point]) -> list[Point]:

@@ -19,7 +19,7 @@ import numpy as np
 from unmask import sizes
 from unmask.errors import UsageError
 from unmask.scaling.laws import Array, Interval, percentile_interval
-from unmask.scaling.parametric import optimum_laws
+from unmask.scaling.parametric_law import optimum_laws
 from unmask.scaling.repeated import repeated_loss
 from unmask.scaling.repeating import NO_DECAY
 

@@ -144,19 +144,19 @@ def fit_repeated_data(
     if base is not None and (len(base) != 5 or not all(math.isfinite(value) and value > 0 for value in base)):
         raise UsageError(f"base {list(base)} must be five positive numbers: E, A, alpha, B, beta")
 
-    def kept_of(group: Sequence[Point]) -> list[Point]:
-        return without_risen(group) if rising == "drop" else list(group)
-
     groups, unfit = points_module.fittable(
-        points, lambda objective, group: check_repeating(objective, kept_of(group), base), source
+        points,
+        without_risen if rising == "drop" else list,
+        lambda objective, kept: check_repeating(objective, kept, base),
+        source,
     )
+    in_all = points_module.by_objective(points)
     laws: dict[str, RepeatedLaw] = {}
-    for objective, group in groups.items():
-        kept = kept_of(group)
+    for objective, kept in groups.items():
         rng = np.random.default_rng([seed, *objective.encode()])
         problem = Repeating(kept, delta, base=base, excess_params=excess_params, space=space)
         law = _fit_objective(objective, kept, problem, bootstrap, rng, base, workers)
-        laws[objective] = replace(law, left_out=len(group) - len(kept))
+        laws[objective] = replace(law, left_out=len(in_all[objective]) - len(kept))
     return RepeatedFit(
         objectives=laws,
         points=sum(law.points + law.left_out for law in laws.values()),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unmask.scaling.comparison import ExponentTest
     from unmask.scaling.isoflop import IsoflopFit, ObjectiveFit
     from unmask.scaling.laws import ComputeGap, PowerLaw
-    from unmask.scaling.parametric import ParametricFit, ParametricLaw
+    from unmask.scaling.parametric_law import ParametricFit, ParametricLaw
     from unmask.scaling.repeated import RepeatedFit, RepeatedLaw
 
 
@@ -82,7 +82,7 @@ def _print_fit(fit: IsoflopFit | ParametricFit | RepeatedFit) -> None:
     from unmask.commands.scaling.console import wide_console
     from unmask.scaling import series
     from unmask.scaling.isoflop import IsoflopFit
-    from unmask.scaling.parametric import ParametricFit
+    from unmask.scaling.parametric_law import ParametricFit
     from unmask.scaling.repeated import RepeatedFit
 
     console = wide_console()
