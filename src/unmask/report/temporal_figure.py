@@ -33,6 +33,15 @@ def temporal_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: The
         losses, worse = cast("tuple[Axes, Axes]", tuple(cast(Any, figure).subplots(rows, columns).flat))
         _losses(losses, models, theme)
         _degradations(worse, models, theme)
+        handles, labels = cast("tuple[list[Any], list[str]]", cast(Any, losses).get_legend_handles_labels())
+        cast(Any, figure).legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=len(labels) if shape == "wide" else 2,
+            frameon=False,
+            fontsize=9,
+        )
         return figure
 
 
@@ -65,7 +74,6 @@ def _losses(axes: Axes, models: list[dict[str, Any]], theme: Theme) -> None:
     axes.set_xlim(-0.35, 1.35)
     axes.set_ylabel("nats per token")
     axes.set_title("What a token costs", loc="left")
-    axes.legend(frameon=False, fontsize=9)
 
 
 def _degradations(axes: Axes, models: list[dict[str, Any]], theme: Theme) -> None:
