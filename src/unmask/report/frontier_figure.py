@@ -14,7 +14,7 @@ from unmask.scaling.figure_style import (
     new_figure,
     panel_grid,
     panels_of,
-    plain_number,
+    plain_log_ticks,
     rc_settings,
 )
 from unmask.scaling.figures import save_forms
@@ -23,7 +23,6 @@ from unmask.wording import counted
 import matplotlib as mpl  # isort: skip
 from matplotlib.axes import Axes  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # isort: skip
 
 PALETTES = {
     "light": ("#0072b2", "#009e73", "#a8598a", "#b58900", "#56708f", "#2b8fc4", "#7a5195", "#5b8c2a", "#a0522d"),
@@ -75,9 +74,6 @@ def _drawn(result: dict[str, Any], model: str) -> list[dict[str, Any]]:
 
 def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str], theme: Theme) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.axhline(0, color=theme.objectives["arm"], lw=1, alpha=0.6)
     mdms = _drawn(result, "mdm")
     weights = sorted({each["guidance"] for each in mdms})
@@ -102,6 +98,7 @@ def _panel(axes: Axes, result: dict[str, Any], place: int, colors: dict[str, str
         time = each["timings"][place]["seconds_per_sample"]
         label = "ARM with its cache"
         axes.plot([time], [each["gap"]["value"]], "*", ms=13, mew=0, color=theme.objectives["arm"], label=label)
+    plain_log_ticks(axes.xaxis)
 
 
 def _draw_pareto(axes: Axes, mdms: Sequence[dict[str, Any]], place: int, theme: Theme) -> None:
