@@ -120,6 +120,12 @@ def read(path: str | Path) -> Stored:
     return Stored(directory, config, objective, tokenizer, weights, others.get("converted_from"))
 
 
+def read_config(directory: Path) -> ModelConfig:
+    """The network of the model directory `directory`. Raises `UnmaskError` if its configuration is damaged."""
+    config, _, _ = _read_config(directory / CONFIG)
+    return config
+
+
 def is_model(directory: Path) -> bool:
     """Whether `directory` is a model directory of ours."""
     return _model_type(directory / CONFIG) == MODEL_TYPE

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from unmask import cli
+from unmask.report import problems_page
+from unmask.report.document import document
 
 SHARED = Path(__file__).parents[2] / "../shared/data/gsm8k_deng"
 SMALL = ["--size=33K", "--epochs=1", "--batch-size=16", "--steps=2", "--limit=3"]
@@ -32,6 +34,26 @@ def test_products_are_trained_on_and_solved_by_both_kinds_of_model(tmp_path, cap
     told, err = capsys.readouterr()
     assert json.loads(told)["rows"] == whole["rows"]
     assert "step" not in err
+    # with other options the folder is refused: neither its result nor its page is replaced, or told as theirs
+    before = (tmp_path / "gsm8k.json").read_text()
+    for others, refusal in (
+        (["--size=16K"], "seed-0/mdm/start: holds a model of 32,928 parameters, and --size 16K has 16,248"),
+        (["--task=countdown"], "seed-0/examples.jsonl: holds other problems than these"),
+    ):
+        assert cli.main([*arguments, *others]) == 2
+        assert refusal in capsys.readouterr().err
+    assert cli.main(["reversal", f"--out={tmp_path}", "--people=6", "--size=33K"]) == 2
+    assert "seed-0/examples.jsonl: is another command's" in capsys.readouterr().err
+    assert (tmp_path / "gsm8k.json").read_text() == before
+
+
+def test_columns_of_long_texts_begin_at_the_top_and_known_answers_take_no_more_room_than_they_need():
+    sample = {"questions": "What?", "expected": "18", "rationales": "9 * 2", "answers": "17"}
+    page = "".join(
+        problems_page.samples({"task": "rationales", "runs": [{"model": "mdm", "seed": 0, "samples": [sample]}]})
+    )
+    assert '<td><span class="wrap">What?</span></td><td>18</td>' in page
+    assert ".wrap { display: inline-block; vertical-align: top;" in document("a title", [])
 
 
 def test_countdown_is_solved_in_one_stage_and_has_its_page(tmp_path, capsys):

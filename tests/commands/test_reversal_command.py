@@ -6,6 +6,7 @@ import pytest
 
 from unmask import cli
 from unmask.records import read
+from unmask.report import reversal_page
 
 SMALL = ["--people=6", "--size=33K", "--epochs=1", "--positions=8", "--steps=4", "--limit=3", "--choice-samples=2"]
 
@@ -37,6 +38,14 @@ def test_mdm_and_arm_are_trained_on_the_same_sentences_and_asked_in_both_directi
     assert {"reversal.csv", "index.html", "figures"} <= {path.name for path in out.iterdir()}
     page = (out / "index.html").read_text()
     assert all(words in page for words in ("The reversal curse", "generated, 6 people", "figures/reversal.svg"))
+    # the caption tells of as many wrong answers as there are, and of choosing only where there was some
+    assert "Above, how often the right answer is likelier than one wrong one; below, how often" in page
+    unchosen = {**whole, "rows": [{**row, "choice": None} for row in whole["rows"]]}
+    page = reversal_page.page_html(
+        unchosen, dict.fromkeys(("narrow-dark", "narrow-light", "wide-dark", "wide-light", "png"), "")
+    )
+    assert "How often the written text begins with the right answer, in the first way of decoding" in page
+    assert "likelier" not in page.partition("</figure>")[0]
 
     # once more: nothing is trained or asked again, and the result is the same
     answers = (out / "seed-0/mdm/answers.json").stat().st_mtime_ns

@@ -81,7 +81,7 @@ def run(options: Options) -> None:
 
     evals.check_installed()
     _check(options)
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     runs: list[dict[str, Any]] = []
     for seed in range(options.seed, options.seed + options.seeds):
         try:

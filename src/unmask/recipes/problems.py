@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from unmask.data import problems, tokenizer
-from unmask.data.digests import write_atomically
 from unmask.data.problems import Problem
 from unmask.data.tokenizer import Tokenizer
+from unmask.recipes import small_tuning
 
 CONTEXT = 256
 VOCABULARY = 4096
@@ -17,9 +16,8 @@ VOCABULARY = 4096
 
 def examples_file(found: Sequence[Problem], path: Path) -> Path:
     """Write both examples of each problem as a file of prompts and completions."""
-    lines = [json.dumps({"prompt": asked, "completion": rest}) for asked, rest in problems.examples(found)]
-    write_atomically(path, "\n".join(lines) + "\n")
-    return path
+    lines = [{"prompt": asked, "completion": rest} for asked, rest in problems.examples(found)]
+    return small_tuning.examples_file(path, lines, "problems")
 
 
 def new_tokenizer(found: Sequence[Problem]) -> Tokenizer:

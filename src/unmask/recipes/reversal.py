@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from unmask.data import tokenizer as tokenizers
-from unmask.data.digests import write_atomically
 from unmask.data.reversal import ReversalData
 from unmask.data.tokenizer import Tokenizer
+from unmask.recipes import small_tuning
 
 CONTEXT = 128
 VOCABULARY = 1024
@@ -16,9 +15,8 @@ VOCABULARY = 1024
 
 def sentences(data: ReversalData, path: Path) -> Path:
     """Write the whole sentences of `data` as a conversation file without prompts, so that all of each is corrupted."""
-    lines = [json.dumps({"prompt": "", "completion": item.prompt + item.completion}) for item in data.train]
-    write_atomically(path, "\n".join(lines) + "\n")
-    return path
+    lines = [{"prompt": "", "completion": item.prompt + item.completion} for item in data.train]
+    return small_tuning.examples_file(path, lines, "sentences")
 
 
 def tokenizer(data: ReversalData) -> Tokenizer:

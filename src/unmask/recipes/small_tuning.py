@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unmask import objectives, seeding
+from unmask import model_directory, objectives, seeding
 from unmask.config import ModelConfig
+from unmask.data.digests import write_atomically
 from unmask.data.tokenizer import Tokenizer
 from unmask.errors import UsageError
 from unmask.language_model import LanguageModel
 from unmask.model import Transformer
 from unmask.sft_config import SftConfig
+
+
+def examples_file(path: Path, lines: Sequence[Mapping[str, str]], what: str) -> Path:
+    """Write what is trained on as JSON lines, called `what` in messages.
+
+    Raises `UsageError` where `path` or its directory holds the examples of other runs, whose results would be mixed
+    with those of these.
+    """
+    told = "\n".join(json.dumps(line) for line in lines) + "\n"
+    others = sorted(each for each in path.parent.glob("*.jsonl") if each != path)
+    if others:
+        raise UsageError(f"{others[0]}: is another command's: give another --out")
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != told:
+        raise UsageError(
+            f"{path}: holds other {what} than these: give the options that it began with, or another --out"
+        )
+    write_atomically(path, told)
+    return path
 
 
 def given_models(paths: Sequence[str]) -> dict[str, Path]:
@@ -28,7 +48,7 @@ def given_models(paths: Sequence[str]) -> dict[str, Path]:
 def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed: int, *, context_length: int) -> Path:
     """Write an untrained model of a named size, to be trained on that file alone.
 
-    Raises `UsageError` for an unknown size or objective.
+    Raises `UsageError` for an unknown size or objective, and where `directory` has a model of another size.
     """
     objectives.lookup(objective)
     causal = objective in objectives.CAUSAL
@@ -39,6 +59,13 @@ def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed
         mask_id=None if causal else known.mask_id,
         causal=causal,
     )
+    if model_directory.is_model(directory):
+        before = model_directory.read_config(directory)
+        if before.params != config.params:
+            raise UsageError(
+                f"{directory}: holds a model of {before.params:,} parameters, and --size {size} has {config.params:,}: "
+                "give that size, or another --out"
+            )
     model = Transformer(config)
     model.init_weights(seeding.generator(seed, "init"))
     LanguageModel(model, known, objective).save(directory)

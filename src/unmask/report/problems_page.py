@@ -130,7 +130,7 @@ def page_html(whole: dict[str, Any], files: dict[str, str]) -> str:
                     words=(0, 1),
                 ),
             ),
-            section("samples", "What they write", *_samples(whole)),
+            section("samples", "What they write", *samples(whole)),
             section("method", "How it was done", bullets(map(text, _method(whole)))),
         ],
     )
@@ -140,19 +140,23 @@ def _runs(row: dict[str, Any]) -> list[float]:
     return row["accuracy"]["of_runs"]
 
 
-def _samples(whole: dict[str, Any]) -> list[str]:
+def samples(whole: dict[str, Any]) -> list[str]:
+    """For each model of the first seed its name and a table of what it wrote."""
     first = min(run["seed"] for run in whole["runs"])
     columns = WORDS[whole["task"]].samples
     parts: list[str] = []
     for run in whole["runs"]:
         if run["seed"] == first:
             lines = [
-                [f'<span class="wrap">{text(each[name])}</span>' for name in columns]
-                for each in cast("list[dict[str, str]]", run["samples"])
+                [_cell(name, each[name]) for name in columns] for each in cast("list[dict[str, str]]", run["samples"])
             ]
             shown = table([*columns.values()], lines, words=range(len(columns)))
             parts += [f"<h3>{model_name(run['model'])}</h3>", shown]
     return parts
+
+
+def _cell(column: str, content: str) -> str:
+    return text(content) if column == "expected" else f'<span class="wrap">{text(content)}</span>'
 
 
 def _method(whole: dict[str, Any]) -> list[str]:

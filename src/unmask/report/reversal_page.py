@@ -19,6 +19,7 @@ HEADS = ("model", "asked", "test", "w", "steps", "items", "exact", "95%", "BLEU"
 KINDS = {"same": "as trained", "reverse": "reversed"}
 ASKED_FOR = {"name": "Description to name", "description": "Name to description"}
 MEASURES = ("exact", "bleu", "choice")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def write(whole: dict[str, Any], directory: Path) -> Path:
@@ -172,11 +173,17 @@ def _percent(figure: dict[str, Any]) -> str:
 
 
 def _figure(whole: dict[str, Any], files: dict[str, str]) -> str:
-    caption = (
-        "Above, how often the right answer is likelier than nine wrong ones; below, how often the written text begins "
-        "with it, in the first way of decoding of the table. Bars are means over the seeds with 95% intervals over "
-        "seeds and people, dots are single seeds."
-    )
+    written = "how often the written text begins with {}, in the first way of decoding of the table"
+    first = whole["rows"][0]
+    if first["choice"] is None:
+        shown = written.format("the right answer").capitalize()
+    else:
+        wrong = NUMBERS[round(1 / float(first["chance"])) - 1]
+        ones = "one" if wrong == "one" else "ones"
+        shown = (
+            f"Above, how often the right answer is likelier than {wrong} wrong {ones}; below, {written.format('it')}"
+        )
+    caption = f"{shown}. Bars are means over the seeds with 95% intervals over seeds and people, dots are single seeds."
     others = {"CSV": "reversal.csv", "JSON": "reversal.json"}
     return picture(files, "Right answers as trained and reversed, by objective", caption, others)
 
