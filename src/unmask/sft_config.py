@@ -31,6 +31,8 @@ class SftConfig(RunConfig):
     data: Hidden[str] = ""
     tokenizer: Hidden[str] = ""
     unique_tokens: Hidden[int | None] = None
+    steps: int | None = None
+    """Optimizer steps, in the place of `epochs`."""
     flops: Hidden[float | None] = None
     size: Hidden[str] = ""
     short_share: Hidden[float] = 0.0

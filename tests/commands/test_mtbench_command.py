@@ -108,6 +108,8 @@ def test_an_answer_does_not_depend_on_its_batch_nor_on_what_else_is_asked(unmask
     )
     assert one == three
     assert some == {1: one[1], 4: one[4]}
+    _, told, _ = unmask("answers", models / "arm", *SHORT, "--model-id", "single", "--question-ids", 3)
+    assert told.startswith("single: 1 question answered in 1 turn (1 new); ")
 
 
 def test_answering_goes_on_after_a_kill(unmask, place, models):
@@ -246,7 +248,8 @@ def test_judgments_are_fastchats_lines_and_what_is_there_is_not_asked_again(unma
     changed = [{**r, "answer_id": "other"} if r["question_id"] == 3 else r for r in read_lines(path)]
     write_lines(path, changed)
     status, out, err = unmask("judge", "out", *GRADING, *prices)
-    assert "about 100 tokens" in err or "1 judgments by judge" in err
+    assert "about 100 tokens" in err or "1 judgment by judge" in err
+    assert "[1 new judgment: " in out
     assert len(judge.requests) == 15
 
 
@@ -326,6 +329,7 @@ def test_nothing_is_sent_unless_it_is_confirmed(unmask, judge, monkeypatch):
         ({"--models": "other"}, "--models other: no other.jsonl in out/model_answer: there are arm, mdm"),
         ({"--body": "x"}, "--body x: must be a JSON object"),
         ({"--price-in": "1"}, "--price-in and --price-out: give both"),
+        ({"--price-in": "-1", "--price-out": "1"}, "--price-in -1.0: must not be negative"),
         ({"--parallel": "0"}, "--parallel 0"),
         ({"--api-key": "wrong"}, "401 Unauthorized (Incorrect API key provided): check --api-key"),
         ({"--questions": "others.jsonl"}, "answers another set of questions than others.jsonl"),

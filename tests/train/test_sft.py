@@ -341,6 +341,9 @@ def test_items_that_are_skipped_are_told_of(models: dict[str, str], tmp_path: Pa
     assert told.startswith("5 items left out: ")
     assert told.endswith("and 2 more")
     assert "item 3: an empty answer" in told
+    (tmp_path / "chat.json").write_text(json.dumps(items[-2:]))
+    with pytest.raises(UnmaskError, match=r"no example is left: 2 broken items: give others$"):
+        opened(sft(models["mdm"], str(tmp_path / "chat.json"), broken="skip"))
 
 
 def test_a_template_that_begins_with_bos_does_not_give_an_arm_two(
@@ -358,7 +361,7 @@ def test_a_template_that_begins_with_bos_does_not_give_an_arm_two(
     [
         ({"conversations": ()}, "no data: give --data, one or more files of conversations"),
         ({"init_from": ""}, "no model to fine-tune: give --model"),
-        ({"objective": "arm"}, "a masked network, and objective arm trains a causal one"),
+        ({"objective": "arm"}, r"--model \S+: a masked network, and objective arm trains a causal one"),
         ({"model": "arm", "prompt_drop": 0.1}, "prompt_drop 0.1: a prompt is dropped by masking it"),
         ({"warmup_steps": 9}, "warmup_steps 9 must be less than the 4 steps"),
     ],
@@ -410,6 +413,7 @@ def test_the_command_line_takes_files_and_tells_what_they_hold(
     told = capsys.readouterr().out
     for option in ("--model STR", "--data [STR [STR ...]]", "--prompt-drop"):
         assert option in told
+    assert "flops" not in told  # which fine-tuning has no option for
     for typed, meant in (("--modle", "--model"), ("--dta", "--data"), ("--conversation", "--conversations")):
         assert command(*options, f"--out={tmp_path / 'other'}", typed, "x") == 2
         assert capsys.readouterr().err.endswith(f"x: did you mean {meant}? see unmask train sft --help\n")

@@ -153,6 +153,9 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self.tokenizer.special_names,
             )
+        except jinja2.TemplateSyntaxError as error:
+            problem = f"line {error.lineno}: {error.message}"
+            raise UnmaskError(f"the chat template is no Jinja ({problem}): mend it, or give another one") from None
         except jinja2.TemplateError as error:
             raise UnmaskError(f"the chat template refuses it ({error}): change the messages or the template") from None
         return rendered[0]

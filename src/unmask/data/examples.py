@@ -26,6 +26,7 @@ from unmask.data.chat_template import ChatTemplate, Encoded
 from unmask.data.conversations import Conversation, OnBroken
 from unmask.data.row_packing import first_fit_decreasing
 from unmask.errors import UnmaskError
+from unmask.wording import counted
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,10 @@ def read(
                     groups.append(_digest(conversation))
     if not encoded:
         names = ", ".join(str(file) for file in files)
-        raise UnmaskError(
-            f"{names}: no example is left: {long} of more than {length} tokens (--length, or the model's context), "
-            f"{len(broken)} items that are no conversations: give others, or with --too-long cut shortened answers"
-        )
+        why = [f"{long} of more than {length} tokens (--length, or the model's context)"] if long else []
+        why += [counted(len(broken), "broken item")] if broken else []
+        cut_them = ", or with --too-long cut shortened answers" if long and too_long == "skip" else ""
+        raise UnmaskError(f"{names}: no example is left: {', '.join(why)}: give others{cut_them}")
     return Read(Examples.of(encoded), groups, formats, broken, long, cut)
 
 

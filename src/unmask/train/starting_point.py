@@ -26,6 +26,7 @@ from unmask.errors import UsageError
 from unmask.model import Transformer
 from unmask.model_directory import Stored
 from unmask.parametrization import STANDARD, Parametrization
+from unmask.sft_config import SftConfig
 
 EMBEDDING = "embedding.weight"
 
@@ -75,8 +76,9 @@ def find(run: RunConfig, data: Tokenized, stored: Stored | None) -> StartingPoin
         return StartingPoint(run.model_config(tokenizer.vocab_size, None if causal else tokenizer.mask_id, causal))
     config = stored.config
     if causal and not config.causal:
+        option = "--model" if isinstance(run, SftConfig) else "--from"
         raise UsageError(
-            f"--from {run.init_from}: a masked network, and objective {run.objective} trains a causal one: "
+            f"{option} {run.init_from}: a masked network, and objective {run.objective} trains a causal one: "
             "take another objective, or another model"
         )
     if run.length > config.context_length:

@@ -13,6 +13,7 @@ import tyro
 
 from unmask.commands.sampling_options import SamplingOptions
 from unmask.errors import UsageError
+from unmask.wording import counted
 
 if TYPE_CHECKING:
     from unmask.evals.mtbench.answers import Origin
@@ -166,7 +167,8 @@ def _told(summary: dict[str, Any]) -> str:
 
     turns = summary["turns"]
     words = [
-        f"{summary['model_id']}: {summary['answers']} questions answered in {turns} turns ({summary['new']} new)",
+        f"{summary['model_id']}: {counted(summary['answers'], 'question')} answered in {counted(turns, 'turn')} "
+        f"({summary['new']} new)",
         f"{summary['new_tokens'] / turns:.0f} tokens, {summary['network_calls'] / turns:.0f} network calls and "
         f"{numbers.three_figures(summary['seconds'] / turns)} s a turn",
     ]

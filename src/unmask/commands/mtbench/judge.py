@@ -125,6 +125,9 @@ def _body(options: Judge) -> dict[str, Any]:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {least}")
     if (options.price_in is None) != (options.price_out is None):
         raise UsageError("--price-in and --price-out: give both, or none")
+    for name, price in (("price-in", options.price_in), ("price-out", options.price_out)):
+        if price is not None and price < 0:
+            raise UsageError(f"--{name} {price}: must not be negative")
     try:
         further = json.loads(options.body)
     except ValueError:
@@ -137,7 +140,7 @@ def _body(options: Judge) -> dict[str, Any]:
 
 def _told_cost(options: Judge, url: str, wanted: int, models: int, cost: Cost) -> str:
     there = wanted - cost.judgments
-    words = f"{cost.judgments} judgments by {options.judge} at {url} of {counted(models, 'model')}"
+    words = f"{counted(cost.judgments, 'judgment')} by {options.judge} at {url} of {counted(models, 'model')}"
     words += f" ({there} are there)" if there else ""
     if not cost.judgments:
         return words
@@ -208,4 +211,4 @@ def _print(summary: dict[str, Any]) -> None:
     Console(highlight=False).print(table)
     spent = f"{summary['prompt_tokens']:,} tokens in and {summary['completion_tokens']:,} out"
     money = "" if summary["cost"] is None else f", {summary['cost']:.2f}"
-    print(f"[{summary['new']} new judgments: {spent}{money}; {summary['file']}]")
+    print(f"[{counted(summary['new'], 'new judgment')}: {spent}{money}; {summary['file']}]")
