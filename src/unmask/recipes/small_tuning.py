@@ -15,18 +15,22 @@ from unmask.language_model import LanguageModel
 from unmask.model import Transformer
 from unmask.sft_config import SftConfig
 
+RUN = "run"
+"""The training of a model, in its folder beside where it starts from."""
+
 
 def examples_file(path: Path, lines: Sequence[Mapping[str, str]], what: str) -> Path:
     """Write what is trained on as JSON lines, called `what` in messages.
 
-    Raises `UsageError` where `path` or its directory holds the examples of other runs, whose results would be mixed
-    with those of these.
+    Raises `UsageError` where a model beside `path` began on other examples: its results would be mixed with those of
+    these. What a command that was refused left there may be replaced.
     """
     told = "\n".join(json.dumps(line) for line in lines) + "\n"
+    begun = any(path.parent.glob(f"*/{RUN}"))
     others = sorted(each for each in path.parent.glob("*.jsonl") if each != path)
-    if others:
+    if begun and others and not path.is_file():
         raise UsageError(f"{others[0]}: is another command's: give another --out")
-    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != told:
+    if begun and path.is_file() and path.read_text(encoding="utf-8", errors="replace") != told:
         raise UsageError(
             f"{path}: holds other {what} than these: give the options that it began with, or another --out"
         )
@@ -48,7 +52,7 @@ def given_models(paths: Sequence[str]) -> dict[str, Path]:
 def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed: int, *, context_length: int) -> Path:
     """Write an untrained model of a named size, to be trained on that file alone.
 
-    Raises `UsageError` for an unknown size or objective, and where `directory` has a model of another size.
+    Raises `UsageError` for an unknown size or objective, and where one of another size was trained from `directory`.
     """
     objectives.lookup(objective)
     causal = objective in objectives.CAUSAL
@@ -59,7 +63,7 @@ def new_model(directory: Path, size: str, known: Tokenizer, objective: str, seed
         mask_id=None if causal else known.mask_id,
         causal=causal,
     )
-    if model_directory.is_model(directory):
+    if directory.with_name(RUN).exists() and model_directory.is_model(directory):
         before = model_directory.read_config(directory)
         if before.params != config.params:
             raise UsageError(
