@@ -21,6 +21,14 @@ def test_bars_stand_evenly_about_the_name_of_their_objective():
     assert centres[2] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("high", "top"), [(0.06, 0.1), (0.6, 1)])
+def test_the_axis_ends_at_a_tenth_only_where_no_interval_goes_beyond(high, top):
+    panels = [
+        Panel(str(each), "solved", [Bar("mdm", "confidence", 0.02, (0.01, each), (0.02,))]) for each in (0.03, high)
+    ]
+    assert [axes.get_ylim()[1] for axes in shares_figure(panels, 2).axes] == [top, top]
+
+
 @pytest.mark.parametrize("shape", ["wide", "narrow"])
 def test_a_long_title_stays_inside_the_figure(shape):
     drawn = figure(shape, "countdown of 3 numbers up to 20, targets up to 100, from a file with a long name")

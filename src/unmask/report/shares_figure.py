@@ -22,6 +22,8 @@ WIDTH = 0.8
 """Of all bars of an objective, together."""
 TITLE = 44
 """Characters of a title's line."""
+FEW = 0.1
+"""Where no interval ends above this share, the axis does."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ def shares_figure(panels: Sequence[Panel], columns: int, *, shape: Shape = "wide
     rows = -(-len(panels) // columns)
     size = (max(7.0, 4.6 * columns), 3.3 * rows + 0.3) if shape == "wide" else (4.6, 3.0 * rows + 0.4)
     kinds = list(dict.fromkeys(bar.kind for panel in panels for bar in panel.bars))
+    highest = max([bar.ci95[1] for panel in panels for bar in panel.bars] + [panel.chance or 0.0 for panel in panels])
     with mpl.rc_context(cast(Any, rc_settings(theme, shape))):
         figure = new_figure(size)
         for number, (axes, panel) in enumerate(
             zip(panels_of(figure, len(panels), rows, columns, shape), panels, strict=True)
         ):
             _panel(axes, panel, kinds, theme)
+            axes.set_ylim(0, FEW if highest < FEW else 1)
             if number % columns == 0:
                 axes.set_ylabel(panel.label)
         if len(kinds) > 1:
@@ -108,7 +112,6 @@ def _panel(axes: Axes, panel: Panel, kinds: Sequence[str], theme: Theme) -> None
             color=theme.faint,
         )
     axes.set_title(textwrap.fill(panel.title, TITLE), loc="left")
-    axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_xticks(range(len(objectives)), [series.label(each) for each in objectives])
     axes.grid(visible=False, axis="x")
