@@ -38,6 +38,9 @@ def test_mdm_and_arm_are_trained_on_the_same_sentences_and_asked_in_both_directi
     assert {"reversal.csv", "index.html", "figures"} <= {path.name for path in out.iterdir()}
     page = (out / "index.html").read_text()
     assert all(words in page for words in ("The reversal curse", "generated, 6 people", "figures/reversal.svg"))
+    # what was written is wrapped instead of pushing the table off the page
+    shown = sum(len(items) for each in whole["runs"] for items in each["samples"].values())
+    assert page.count('class="wrap"') == 2 * shown
     # the caption tells of as many wrong answers as there are, and of choosing only where there was some
     assert "Above, how often the right answer is likelier than one wrong one; below, how often" in page
     unchosen = {**whole, "rows": [{**row, "choice": None} for row in whole["rows"]]}

@@ -37,6 +37,11 @@ def bullets(items: Iterable[str]) -> str:
     return f"<ul>\n{content}\n</ul>" if content else ""
 
 
+def wrapped(content: str) -> str:
+    """Text in a cell of a table, wrapped where it is long."""
+    return f'<span class="wrap">{text(content)}</span>'
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, words: Sequence[int] = (0,)) -> str:
     """A table of markup; the columns in `words` are text, the others numbers and set flush right. Nothing if empty."""
     kinds = ["" if column in words else ' class="n"' for column in range(len(heads))]

@@ -22,6 +22,7 @@ from unmask.report.markup import (
     section,
     table,
     text,
+    wrapped,
 )
 from unmask.report.samples import sample_figures
 from unmask.report.surface import Surfaces, fit_surfaces
@@ -258,10 +259,7 @@ def _runs(study: Study) -> Iterable[str]:
         yield "<h3>Failed runs</h3>"
         yield table(
             ["run", "why", "attempts"],
-            (
-                [text(each.run), f'<span class="wrap">{text(each.error)}</span>', str(each.attempts)]
-                for each in study.failed
-            ),
+            ([text(each.run), wrapped(each.error), str(each.attempts)] for each in study.failed),
             words=(0, 1),
         )
     if study.pending:

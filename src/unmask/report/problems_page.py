@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask.report.document import document, picture
-from unmask.report.markup import bullets, model_name, paragraph, section, table, text
+from unmask.report.markup import bullets, model_name, paragraph, section, table, text, wrapped
 from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.shares_figure import Bar, Panel, shares_figure
 from unmask.scaling import numbers
@@ -156,7 +156,7 @@ def samples(whole: dict[str, Any]) -> list[str]:
 
 
 def _cell(column: str, content: str) -> str:
-    return text(content) if column == "expected" else f'<span class="wrap">{text(content)}</span>'
+    return text(content) if column == "expected" else wrapped(content)
 
 
 def _method(whole: dict[str, Any]) -> list[str]:

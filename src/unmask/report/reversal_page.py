@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask.report.document import document, picture
-from unmask.report.markup import bullets, model_name, paragraph, section, table, text
+from unmask.report.markup import bullets, model_name, paragraph, section, table, text, wrapped
 from unmask.report.plain_tables import aligned, write_csv
 from unmask.report.shares_figure import Bar, Panel, shares_figure
 from unmask.scaling import numbers
@@ -199,7 +199,7 @@ def _samples(whole: dict[str, Any]) -> list[str]:
     for run in whole["runs"]:
         if run["seed"] == first:
             lines = [
-                [text(test), text(each["answer"]), text(each["written"])]
+                [text(test), wrapped(each["answer"]), wrapped(each["written"])]
                 for test, items in cast("dict[str, list[dict[str, str]]]", run["samples"]).items()
                 for each in items
             ]
