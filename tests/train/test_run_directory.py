@@ -12,6 +12,7 @@ import pytest
 from tests.train.runs import losses, tiny_run, write_corpus
 
 from unmask.config import RunConfig
+from unmask.data.digests import write_atomically
 from unmask.errors import UnmaskError, UsageError
 from unmask.records import Record
 from unmask.train.loop import train
@@ -55,6 +56,21 @@ def test_the_same_run_is_not_made_again_unasked(tiny: Tiny, finished: Finished, 
     with pytest.raises(UsageError, match="holds this run already, which is at step 4: add --resume to go on"):
         list(train(tiny(), tmp_path / "run"))
     assert content(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "failure.json"])
+def test_a_run_begins_where_one_was_killed_while_it_wrote_a_file(
+    name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_atomically(tmp_path / name, "{")
+    assert any(tmp_path.iterdir())
+    assert list(train(tiny(), tmp_path))[-1]["step"] == tiny().steps
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "config.json"])

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,6 +60,11 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` is what `write_atomically` leaves where it is killed while it writes."""
+    return re.search(r"\.\d+\.tmp$", path.name) is not None
 
 
 def sync_directory(path: Path) -> None:

@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from unmask import config as configs
 from unmask import machine, model_directory, records
 from unmask.config import ModelConfig, RunConfig
-from unmask.data.digests import write_atomically
+from unmask.data.digests import is_temporary, write_atomically
 from unmask.errors import UnmaskError, UsageError
 from unmask.model import Transformer
 from unmask.records import Record
@@ -181,7 +181,7 @@ def save_model(place: Path, model: Transformer, run: RunConfig, task: Task, worl
 
 def _check(directory: Path, run: RunConfig, task: Task, *, resume: bool) -> Record | None:
     """Check that `directory` may be used for `run`; the `end` record of a run that has ended."""
-    found = {path.name for path in directory.iterdir()} - OF_OTHERS
+    found = {path.name for path in directory.iterdir() if not is_temporary(path)} - OF_OTHERS
     if not found:
         return None
     if CONFIG not in found:
