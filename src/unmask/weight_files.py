@@ -24,6 +24,8 @@ from unmask.errors import UnmaskError, UsageError
 
 PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 SAFETENSORS = ".safetensors"
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written, or whose writing was killed."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE_FILES = ("model.safetensors", "pytorch_model.bin", "lit_model.pth", "consolidated.00.pth")
 NESTED = ("model", "state_dict", "module", "model_state_dict")
@@ -141,7 +143,7 @@ def write(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(path.name + PARTIAL)
     with partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         start = file.tell()

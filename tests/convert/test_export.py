@@ -195,6 +195,9 @@ def test_an_export_replaces_an_older_one_and_nothing_else(tmp_path):
     build(tmp_path / "ours", causal=True)
     for _ in range(2):
         export("llama", tmp_path / "ours", tmp_path / "out")
+    # what a killed one leaves is no other thing
+    (tmp_path / "out" / "model.safetensors").rename(tmp_path / "out" / "model.safetensors.partial")
+    export("llama", tmp_path / "ours", tmp_path / "out")
     (tmp_path / "out" / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match="holds other things"):
         export("llama", tmp_path / "ours", tmp_path / "out")

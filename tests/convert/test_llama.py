@@ -1,6 +1,7 @@
 """Causal models of Transformers, converted: the same logits, and what our network lacks refused by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +168,20 @@ def test_weights_that_are_not_numbers_are_warned_of(tmp_path):
     theirs.save_pretrained(tmp_path / "source")
     found = convert("hf", tmp_path / "source", tmp_path / "out")
     assert found.warnings == ["model.layers.1.mlp.up_proj.weight holds NaN or infinity: its results will too"]
+
+
+def test_a_conversion_that_was_killed_while_it_wrote_is_made_again(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        convert("hf", source, tmp_path / "out")
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors.partial"]
+    convert("hf", source, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def killed(self, target):
+    raise KeyboardInterrupt
 
 
 def test_the_result_never_replaces_anything_but_a_model_of_ours(source, tmp_path):

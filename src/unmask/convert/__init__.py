@@ -108,7 +108,8 @@ def check_out(out: Path, source: Path) -> None:
         raise UsageError(f"{out}: is the source itself: give another folder for the result")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file: give a folder for the result")
-    if out.is_dir() and any(out.iterdir()) and not model_directory.is_model(out):
+    others = [path for path in out.iterdir() if path.suffix != weight_files.PARTIAL] if out.is_dir() else []
+    if others and not model_directory.is_model(out):
         raise UsageError(f"{out}: holds other things than a model of unmask: give another folder for the result")
 
 

@@ -57,7 +57,7 @@ def export(target: str, model: str | Path, out: str | Path, command: str | None 
     stored = model_directory.read(model)
     if out.resolve() == stored.directory.resolve():
         raise UsageError(f"{out}: is the model itself: give another folder for the result")
-    if out.exists() and (not out.is_dir() or any(path.name not in OURS for path in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(_name(path) not in OURS for path in out.iterdir())):
         raise UsageError(f"{out}: holds other things: give another folder for the result")
     model_directory.check_weights(stored)
     exported = TARGETS[target](stored, out)
@@ -184,6 +184,11 @@ OURS = {
     *("tokenizer.json", "tokenizer_config.json"),
 }
 """The files of an export, which another one may replace."""
+
+
+def _name(path: Path) -> str:
+    """What a file is called once it is whole."""
+    return path.name.removesuffix(weight_files.PARTIAL)
 
 
 def _in_blocks(config: ModelConfig, parts: dict[str, str]) -> dict[str, str]:
