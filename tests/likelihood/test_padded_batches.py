@@ -40,8 +40,8 @@ def test_requests_of_many_lengths_give_what_they_give_one_by_one(mdm, estimator,
     assert any((tokens_BL == PADDING).any() for tokens_BL in batches)
     for request, estimate in zip(requests, together.estimates, strict=True):
         alone = mdm.score_tokens([request], settings).estimates[0]
-        assert estimate.log_likelihood == pytest.approx(alone.log_likelihood, abs=1e-4)
-        assert estimate.standard_error == pytest.approx(alone.standard_error, abs=1e-4)
+        assert estimate.log_likelihood == pytest.approx(alone.log_likelihood, rel=1e-6, abs=1e-5)
+        assert estimate.standard_error == pytest.approx(alone.standard_error, rel=1e-6, abs=1e-5)
         assert (estimate.network_calls, estimate.exact) == (alone.network_calls, alone.exact)
 
 
