@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -291,15 +292,17 @@ def test_a_judge_that_is_killed_is_continued(unmask, place, judge):
     command = [sys.executable, "-m", "unmask", "mtbench", "judge", "out", *GRADING, "--base-url", judge.url]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([*command, "--parallel", "1"], env=environment, stderr=subprocess.PIPE)
+    path = place / "out/model_judgment/judge_single.jsonl"
 
     def kill(number):
         if number == 4:
+            while len(path.read_text().splitlines()) < 3:  # the third answer may be written while this one is asked for
+                time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
 
     judge.on_request = kill
     assert process.wait(120) == -signal.SIGKILL
     process.stderr.close()
-    path = place / "out/model_judgment/judge_single.jsonl"
     assert len(path.read_text().splitlines()) == 3
     path.write_text(path.read_text()[:-30])  # and in the middle of a line
     judge.on_request = lambda number: None
