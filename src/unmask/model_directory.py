@@ -97,7 +97,7 @@ def write(
         fields |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     weight_files.write(directory / WEIGHTS, entries, tensors, on_tensor)
     tokenizer.save(directory, causal=config.causal)
-    partial = directory / f"{CONFIG}.partial"
+    partial = directory / (CONFIG + weight_files.PARTIAL)
     partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
     _replace(partial, directory / CONFIG)
 

@@ -11,6 +11,7 @@ from unmask.scaling.figure_style import (
     LIGHT,
     Shape,
     Theme,
+    legend_below,
     new_figure,
     panel_grid,
     panels_of,
@@ -54,16 +55,7 @@ def frontier_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: The
             panel.set_xlabel("seconds for a sample")
             if place % columns == 0:
                 panel.set_ylabel("nats per token above the ARM\nat equal entropy")
-        handles, labels = cast("tuple[list[Any], list[str]]", cast(Any, panels[0]).get_legend_handles_labels())
-        if handles:
-            cast(Any, figure).legend(
-                handles,
-                labels,
-                loc="outside lower center",
-                ncols=4 if shape == "wide" else 2,
-                frameon=False,
-                fontsize=9,
-            )
+        legend_below(figure, panels[0], 4 if shape == "wide" else 2)
         return figure
 
 

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from unmask.report.placed_labels import place_labels
-from unmask.scaling.figure_style import LIGHT, Shape, Theme, mixed, new_figure, plain_log_ticks, rc_settings
+from unmask.scaling.figure_style import (
+    LIGHT,
+    Shape,
+    Theme,
+    legend_below,
+    mixed,
+    new_figure,
+    plain_log_ticks,
+    rc_settings,
+)
 from unmask.scaling.figures import save_forms
 
 import matplotlib as mpl  # isort: skip
@@ -69,9 +78,7 @@ def mtbench_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: Them
                 bars.append(((x, y - along[0][place]), (x, y + along[1][place])))
             bars += pairwise(spots)
         if axes.get_legend_handles_labels()[0]:
-            cast(Any, figure).legend(
-                loc="outside lower center", ncols=3 if shape == "wide" else 1, frameon=False, fontsize=9
-            )
+            legend_below(figure, axes, 3 if shape == "wide" else 1)
             plain_log_ticks(axes.xaxis)
             if measure != "score":
                 plain_log_ticks(axes.yaxis)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from unmask.report.evaluation import IN_PERIOD, SHIFTED
 from unmask.scaling import series
-from unmask.scaling.figure_style import LIGHT, Shape, Theme, color_of, new_figure, rc_settings
+from unmask.scaling.figure_style import LIGHT, Shape, Theme, color_of, legend_below, new_figure, rc_settings
 from unmask.scaling.figures import save_forms
 
 import matplotlib as mpl  # isort: skip
@@ -33,15 +33,7 @@ def temporal_figure(result: dict[str, Any], *, shape: Shape = "wide", theme: The
         losses, worse = cast("tuple[Axes, Axes]", tuple(cast(Any, figure).subplots(rows, columns).flat))
         _losses(losses, models, theme)
         _degradations(worse, models, theme)
-        handles, labels = cast("tuple[list[Any], list[str]]", cast(Any, losses).get_legend_handles_labels())
-        cast(Any, figure).legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=len(labels) if shape == "wide" else 2,
-            frameon=False,
-            fontsize=9,
-        )
+        legend_below(figure, losses, len(models) if shape == "wide" else 2)
         return figure
 
 

@@ -121,6 +121,13 @@ def plain_log_ticks(axis: Axis) -> None:
     cast(Any, axis).set_ticks([], minor=True)
 
 
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """What `axes` shows, told below all panels; nothing where it shows nothing that has a name."""
+    handles, labels = cast("tuple[list[Any], list[str]]", cast(Any, axes).get_legend_handles_labels())
+    if handles:
+        cast(Any, figure).legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+
 def color_of(theme: Theme, objective: str) -> str:
     """The colour of a series: that of its objective."""
     return theme.objectives.get(series.kind(objective), theme.ink)

@@ -20,6 +20,7 @@ from unmask.config import ModelConfig
 from unmask.errors import UsageError
 from unmask.model import Transformer
 from unmask.sft_config import SftConfig
+from unmask.weight_files import PARTIAL
 
 MODULES = {"qkv": "attention.qkv", "out": "attention.out", "gate_up": "mlp.gate_up", "down": "mlp.down"}
 """What `lora_layers` calls the matrices, and where they are in a block."""
@@ -75,9 +76,10 @@ def save(directory: Path, weights: Mapping[str, Tensor], run: SftConfig) -> None
         for name, tensor in weights.items()
         if ".lora_" in name
     }
-    partial = directory / "adapter_model.safetensors.partial"
+    whole = directory / "adapter_model.safetensors"
+    partial = whole.with_name(whole.name + PARTIAL)
     save_file(adapters, partial, metadata={"format": "pt"})
-    partial.replace(directory / "adapter_model.safetensors")
+    partial.replace(whole)
     config = settings(run)
     config.base_model_name_or_path = run.init_from
     config.inference_mode = True
